@@ -1,0 +1,1 @@
+"""Augmentation: named policies, drawn for each sample from its own key."""

@@ -1,0 +1,344 @@
+"""Configs: YAML plus ``dotted.path=value`` overrides, checked into frozen pydantic models.
+
+A run config is the whole description of one training run except its data and its name. A search config
+names a base run config and the space of overrides around it. Unknown keys are refused with the nearest known one.
+"""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from distseg.errors import ConfigError
+
+
+class Section(BaseModel):
+    """A part of a config: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _as_size(value: Any) -> Any:
+    """``128`` and ``WxH`` (the command line's and YAML's way) both become (width, height) in pixels."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value, value
+    if isinstance(value, str):
+        parts = value.lower().split("x")
+        if len(parts) in (1, 2) and all(part.isdigit() for part in parts):
+            return (int(parts[0]), int(parts[-1]))
+    return value
+
+
+PositiveInt = Annotated[int, Field(gt=0)]
+Size = Annotated[tuple[PositiveInt, PositiveInt], BeforeValidator(_as_size)]
+"""(width, height) in pixels, written ``128`` or ``WxH``."""
+
+
+class DataConfig(Section):
+    """How shards become batches."""
+
+    input_size: Size | None = None
+    """Size at which the network sees images; None: the size stored in the shards."""
+    fold: Annotated[int, Field(ge=0)] | None = None
+    """Validate on this fold of the manifest and train on the others; None: the manifest's split."""
+    tail: Literal["wrap", "drop"] = "wrap"
+    """The last global batch of an epoch when samples do not divide: filled from the epoch's start, or left out."""
+    shuffle_window: PositiveInt = 8
+    """Samples are shuffled within this many shards (shards themselves are shuffled over the whole epoch)."""
+    workers: Annotated[int, Field(ge=0)] = 0
+    """Loader processes per training worker; 0 decodes in the training process."""
+    prefetch: PositiveInt = 2
+    """Batches that each loader process prepares ahead."""
+    bad_fraction_max: Annotated[float, Field(ge=0, le=1)] = 0.01
+    """Fail the run when more than this part of the samples cannot be used."""
+
+
+class ModelConfig(Section):
+    """Which network; the mapping from names to modules stands in ``models/build.py``."""
+
+    architecture: str = "classic_unet"
+    """``classic_unet`` (written here) or an architecture of segmentation_models_pytorch."""
+    encoder: str | None = None
+    """Encoder of an SMP architecture; ``classic_unet`` has none."""
+    weights: str = "none"
+    """``none``, ``imagenet`` (downloads), or the path of a safetensors/pt file with the encoder's weights."""
+    width: PositiveInt = 64
+    """Channels of the first block of ``classic_unet``; each deeper block doubles them."""
+    decoder_channels: tuple[PositiveInt, ...] | None = None
+    """Channels of the decoder's blocks, deepest first, where the SMP architecture takes them."""
+
+
+class LossConfig(Section):
+    """Loss on float32 logits."""
+
+    name: Literal["bce", "dice", "bce_dice"] = "bce_dice"
+    dice_weight: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Part of Dice in ``bce_dice``; BCE has the rest."""
+
+
+class OptimConfig(Section):
+    name: Literal["adamw", "adam", "sgd"] = "adamw"
+    lr: Annotated[float, Field(gt=0)] = 1e-3
+    """Peak learning rate."""
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    clip_norm: Annotated[float, Field(gt=0)] | None = 1.0
+    """Largest L2 norm of the whole gradient; None: no clipping."""
+
+
+class ScheduleConfig(Section):
+    """Learning rate as a pure function of the step."""
+
+    name: Literal["one_cycle", "cosine", "constant"] = "one_cycle"
+    warmup_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.25
+    """Part of all steps in which the rate rises to its peak."""
+    final_fraction: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Rate at the last step, as a part of the peak."""
+
+
+class AugmentConfig(Section):
+    policy: str = "flip"
+    """A policy of ``augment/policies.py``."""
+
+
+class TrainConfig(Section):
+    epochs: PositiveInt = 10
+    batch_global: PositiveInt = 16
+    """Images per optimizer step over all workers together."""
+    micro_batch: PositiveInt | None = None
+    """Images per forward pass and worker; None: the worker's whole share. Gradients are accumulated."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """``auto``: bf16 where the device computes it natively, else fp32."""
+    channels_last: bool = True
+    threads: PositiveInt = 1
+    """CPU threads per worker; fixed, because results on a CPU depend on it."""
+    checkpoint_steps: PositiveInt | None = None
+    """Steps between checkpoints inside an epoch; None: at the end of each epoch only."""
+
+
+class EvalConfig(Section):
+    batch: PositiveInt = 32
+    """Images per forward pass and worker."""
+    metric: str = "dice_mean_per_image"
+    """Key of ``metrics`` that chooses ``best.pt`` and ranks trials."""
+    mode: Literal["max", "min"] = "max"
+
+
+class RunConfig(Section):
+    """One training run, complete but for its data and its name."""
+
+    task: Literal["binary"] = "binary"
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    loss: LossConfig = LossConfig()
+    optim: OptimConfig = OptimConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    augment: AugmentConfig = AugmentConfig()
+    train: TrainConfig = TrainConfig()
+    eval: EvalConfig = EvalConfig()
+
+    @model_validator(mode="after")
+    def _encoder_where_needed(self) -> "RunConfig":
+        classic = self.model.architecture == "classic_unet"
+        if classic and self.model.encoder is not None:
+            raise ValueError(f"model.encoder: got '{self.model.encoder}', but classic_unet has no encoder; drop it")
+        if not classic and self.model.encoder is None:
+            raise ValueError(f"model.encoder: missing; architecture '{self.model.architecture}' needs one, e.g. resnet34")
+        return self
+
+
+class When(Section):
+    """A condition on another dimension of the space."""
+
+    path: str
+    among: tuple[Any, ...]
+
+
+class Dimension(Section):
+    """One searched field. ``choice`` takes ``values``; the others take ``low`` and ``high`` (both included)."""
+
+    kind: Literal["choice", "uniform", "loguniform", "int"]
+    values: tuple[Any, ...] | None = None
+    low: float | None = None
+    high: float | None = None
+    when: When | None = None
+    """Search this field only in trials where another, earlier field has one of these values."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> "Dimension":
+        if self.kind == "choice":
+            if not self.values or self.low is not None or self.high is not None:
+                raise ValueError("choice: want a non-empty list 'values' and neither low nor high")
+        elif self.values is not None or self.low is None or self.high is None or self.low > self.high:
+            raise ValueError(f"{self.kind}: want low <= high and no 'values', got low={self.low} high={self.high}")
+        elif self.kind == "loguniform" and self.low <= 0:
+            raise ValueError(f"loguniform: want low > 0, got {self.low}")
+        return self
+
+
+class SearchAlgorithm(Section):
+    algorithm: Literal["tpe", "random"] = "tpe"
+    startup_trials: PositiveInt = 5
+    """Trials drawn at random before TPE models them."""
+    scheduler: Literal["asha", "none"] = "asha"
+    grace_epochs: PositiveInt = 1
+    """First rung: epochs that every trial gets."""
+    reduction: Annotated[float, Field(gt=1)] = 3
+    """ASHA keeps about one in this many at each rung."""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+
+
+class Budget(Section):
+    """Whichever comes first ends the study."""
+
+    trials: PositiveInt = 10
+    hours: Annotated[float, Field(gt=0)] | None = None
+
+
+class Resources(Section):
+    workers_per_trial: PositiveInt = 1
+    cpus_per_worker: Annotated[float, Field(gt=0)] = 1
+    gpus_per_worker: Annotated[float, Field(ge=0)] = 0
+    max_concurrent: PositiveInt | None = None
+    """At most this many trials at once; None: as many as the cluster holds."""
+
+
+class SearchConfig(Section):
+    """A study: a base run and the overrides to try around it."""
+
+    base: str
+    """Path of the base run config, relative to the search file."""
+    space: dict[str, Dimension]
+    points: tuple[dict[str, Any], ...] = ()
+    """Overrides tried right after the base config itself, in this order."""
+    search: SearchAlgorithm = SearchAlgorithm()
+    budget: Budget = Budget()
+    resources: Resources = Resources()
+
+    @model_validator(mode="after")
+    def _conditions_look_back(self) -> "SearchConfig":
+        seen: set[str] = set()
+        for path, dimension in self.space.items():
+            if dimension.when is not None and dimension.when.path not in seen:
+                raise ValueError(f"space.{path}.when.path: '{dimension.when.path}' is not an earlier field of the space")
+            seen.add(path)
+        return self
+
+
+Config = TypeVar("Config", bound=Section)
+
+
+def load_run(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """A run config from YAML with ``a.b=value`` overrides; ConfigError on anything that is not right."""
+    return _load(path, overrides, RunConfig)
+
+
+def load_search(path: Path, overrides: Sequence[str] = ()) -> tuple[SearchConfig, RunConfig]:
+    """A search config and its base run.
+
+    Overrides whose path begins with ``study.`` change the search file, all others the base config.
+    Every point and every field of the space is tried against the base config, so that a misspelt path or a value
+    out of range fails here and not in the seventh trial.
+    """
+    of_study = [item.removeprefix("study.") for item in overrides if item.startswith("study.")]
+    of_base = [item for item in overrides if not item.startswith("study.")]
+    search = _load(path, of_study, SearchConfig)
+    base = load_run(path.parent / search.base, of_base)
+    known = known_paths(RunConfig)
+    for dotted in [*search.space, *(dotted for point in search.points for dotted in point)]:
+        if dotted not in known:
+            raise ConfigError(f"{path}: space: unknown field '{dotted}'{_nearest(dotted, known)}")
+    for point in search.points:
+        with_overrides(base, point, source=str(path))
+    return search, base
+
+
+def with_overrides(base: RunConfig, overrides: Mapping[str, Any], source: str = "overrides") -> RunConfig:
+    """The base config with dotted paths replaced, checked as a whole."""
+    tree = base.model_dump(mode="python")
+    for dotted, value in overrides.items():
+        _set(tree, dotted, value, source, RunConfig)
+    return _check(tree, source, RunConfig)
+
+
+def as_assignments(overrides: Mapping[str, Any]) -> list[str]:
+    """Overrides as the words to type after ``distseg train CONFIG``."""
+    return [f"{dotted}={_as_word(value)}" for dotted, value in overrides.items()]
+
+
+def dump(config: Section) -> str:
+    """YAML that loads back to an equal config."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def known_paths(model: type[Section], prefix: str = "") -> list[str]:
+    """Dotted paths of all leaves of a config model."""
+    paths = []
+    for name, field in model.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, Section):
+            paths += known_paths(kind, f"{prefix}{name}.")
+        else:
+            paths.append(prefix + name)
+    return paths
+
+
+def _as_word(value: Any) -> str:
+    return yaml.safe_dump(value, default_flow_style=True).removesuffix("...\n").strip()
+
+
+def _load(path: Path, overrides: Sequence[str], model: type[Config]) -> Config:
+    try:
+        tree = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); give the path of a YAML config") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: got {type(tree).__name__}, want a mapping of config keys")
+    for item in overrides:
+        dotted, equals, word = item.partition("=")
+        if not equals or not dotted:
+            raise ConfigError(f"override '{item}': want key=value, e.g. optim.lr=3e-4")
+        try:
+            value = yaml.safe_load(word)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"override '{item}': value is not YAML") from error
+        _set(tree, dotted, value, f"override '{item}'", model)
+    return _check(tree, str(path), model)
+
+
+def _set(tree: dict[str, Any], dotted: str, value: Any, source: str, model: type[Section]) -> None:
+    *parents, leaf = dotted.split(".")
+    node = tree
+    for name in parents:
+        below = node.setdefault(name, {})
+        if not isinstance(below, dict):
+            known = known_paths(model)
+            raise ConfigError(f"{source}: unknown key '{dotted}'{_nearest(dotted, known)}")
+        node = below
+    node[leaf] = value
+
+
+def _check(tree: dict[str, Any], source: str, model: type[Config]) -> Config:
+    try:
+        return model.model_validate(tree)
+    except ValidationError as error:
+        first = error.errors()[0]
+        dotted = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            raise ConfigError(f"{source}: unknown key '{dotted}'{_nearest(dotted, known_paths(model))}") from None
+        message = first["msg"].removeprefix("Value error, ")
+        got = f", got {first['input']!r}" if dotted and first["type"] != "missing" else ""
+        raise ConfigError(f"{source}: {dotted + ': ' if dotted else ''}{message}{got}") from None
+
+
+def _nearest(dotted: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(dotted, known, n=1, cutoff=0.5)
+    if not close:  # a right leaf under a wrong parent, or the other way round
+        leaves = [path for path in known if path.rpartition(".")[2] == dotted.rpartition(".")[2]]
+        close = leaves[:1]
+    return f"; did you mean '{close[0]}'?" if close else f"; known keys: {', '.join(known)}"

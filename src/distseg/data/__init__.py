@@ -1,0 +1,1 @@
+"""From raw files to batches: layouts, packing into shards, and the exact stream that reads them back."""

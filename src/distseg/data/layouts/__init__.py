@@ -1,0 +1,1 @@
+"""Raw data sets on disk. A layout is one module with ``read(source) -> Corpus``."""

@@ -1,0 +1,1 @@
+"""The winner as one self-contained file, checked against the model it came from."""

@@ -1,0 +1,76 @@
+"""Where runs, studies and caches live: one folder that all nodes see (``DISTSEG_HOME``)."""
+
+import os
+import re
+import secrets
+from datetime import UTC, datetime
+from pathlib import Path
+
+from distseg.errors import HomeError
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,120}")
+
+
+class Home:
+    """The folders below one home.
+
+    ``runs/RUN`` and ``studies/STUDY/trials/ID`` hold the files of one training run each.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.expanduser().resolve()
+
+    @classmethod
+    def from_environment(cls, override: str | None = None) -> "Home":
+        """The folder given, else ``DISTSEG_HOME``, else ``~/.distseg``. Called at the command line only."""
+        return cls(Path(override or os.environ.get("DISTSEG_HOME") or "~/.distseg"))
+
+    @property
+    def runs(self) -> Path:
+        return self.root / "runs"
+
+    @property
+    def studies(self) -> Path:
+        return self.root / "studies"
+
+    def run(self, name: str) -> Path:
+        """Folder of a run, existing or not; HomeError on a name that is no plain file name."""
+        return self.runs / _checked(name, "run")
+
+    def study(self, name: str) -> Path:
+        """Folder of a study, existing or not; HomeError on a name that is no plain file name."""
+        return self.studies / _checked(name, "study")
+
+    def study_names(self) -> list[str]:
+        """Names of all studies, oldest first."""
+        found = [folder for folder in self.studies.glob("*") if (folder / "study.json").is_file()]
+        return [folder.name for folder in sorted(found, key=lambda folder: (folder / "study.json").stat().st_mtime)]
+
+    def existing_study(self, name: str) -> Path:
+        """Folder of a study that must exist; HomeError names those that do."""
+        folder = self.study(name)
+        if not (folder / "study.json").is_file():
+            known = ", ".join(self.study_names()[-5:]) or "none yet"
+            raise HomeError(f"study '{name}': not found in {self.studies}; studies there: {known}")
+        return folder
+
+    def find(self, name: str) -> Path:
+        """Folder of a study or, failing that, of a run; HomeError when neither or both exist."""
+        study, run = self.study(name), self.run(name)
+        found = [folder for folder in (study, run) if folder.is_dir()]
+        if len(found) == 2:
+            raise HomeError(f"'{name}' names both {study} and {run}; rename one of the two folders")
+        if not found:
+            raise HomeError(f"'{name}': no such study in {self.studies} nor run in {self.runs}")
+        return found[0]
+
+
+def unique_name(stem: str) -> str:
+    """``<stem>-<UTC>-<4 hex>``: a name for a new run or study that nobody else takes."""
+    return f"{stem}-{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(2)}"
+
+
+def _checked(name: str, kind: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise HomeError(f"{kind} name '{name}': want letters, digits, '.', '_' or '-', starting with a letter or digit")
+    return name

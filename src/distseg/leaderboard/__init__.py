@@ -1,0 +1,1 @@
+"""The ranking of trials, a pure function of their records."""

@@ -1,0 +1,1 @@
+"""Using an exported file: masks, run lengths, submissions and their score."""

@@ -1,0 +1,196 @@
+"""The values that cross rooms: Score, TrialRecord, LeaderboardRow, ExportManifest.
+
+They hold plain Python only, so the rooms that must not import torch (leaderboard, queue) read them freely.
+"""
+
+import json
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from distseg import atomic
+from distseg.errors import HomeError
+
+RECORD_FILE = "record.json"
+GROUPS_FILE = "groups.json"
+EPOCHS_FILE = "epochs.jsonl"
+CONFIG_FILE = "config.yaml"
+LAST_CHECKPOINT = "checkpoints/last.pt"
+BEST_CHECKPOINT = "checkpoints/best.pt"
+
+
+class Value(BaseModel):
+    """An immutable record; a change is a copy (``model_copy(update=...)``)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Status(StrEnum):
+    """States of a trial (and of a run outside a study)."""
+
+    PENDING = "PENDING"  # recorded, not started
+    RUNNING = "RUNNING"
+    COMPLETED = "COMPLETED"  # all epochs done
+    PRUNED = "PRUNED"  # stopped by the scheduler; its metrics count
+    FAILED = "FAILED"  # `reason` says why
+    INTERRUPTED = "INTERRUPTED"  # can be resumed from its last checkpoint
+
+    @property
+    def finished(self) -> bool:
+        """Nothing more will happen to this trial, even after a resume of its study."""
+        return self in (Status.COMPLETED, Status.PRUNED, Status.FAILED)
+
+
+class Score(Value):
+    """A model measured on a split: counts summed over all samples of all ranks, then divided once."""
+
+    metrics: dict[str, Any]
+    """By name: floats in [0, 1]; ``per_class`` is a list of such mappings."""
+    groups: dict[str, dict[str, float]]
+    """Per group (car, sequence) the sums from which the metrics follow, for intervals over groups."""
+    samples: int
+    resolution: tuple[int, int]
+    """(width, height) in pixels of the stored masks, at which the score was measured."""
+
+
+class TrialRecord(Value):
+    """All that is known of one training run; saved as ``record.json`` in its folder, rewritten after each epoch."""
+
+    trial_id: str
+    study: str | None = None
+    status: Status
+    reason: str | None = None
+    """Why it failed or stopped, in one line."""
+    task: str
+    metric: str
+    mode: str
+    overrides: dict[str, Any] = {}
+    """Dotted paths changed from the study's base config."""
+    architecture: str
+    metrics: dict[str, Any] = {}
+    """Those of ``best.pt``."""
+    epochs: int = 0
+    """Epochs finished."""
+    epochs_planned: int
+    best_epoch: int | None = None
+    images_seen: int = 0
+    data: str
+    """Where the shards are."""
+    data_digest: str
+    split_digest: str
+    split_leaky: bool = False
+    resolution: tuple[int, int] | None = None
+    """(width, height) in pixels at which the metrics were measured; None before the first validation."""
+    bad_samples: int = 0
+    world_size: int = 1
+    gpu_hours: float = 0.0
+    """Wall time times GPUs held."""
+    cpu_hours: float = 0.0
+    """CPU time used by the training processes and their loaders, over all ranks."""
+    seconds: float = 0.0
+    """Wall time of training, interruptions left out."""
+    checkpoint: str | None = None
+    """Path of ``best.pt``, relative to the record's folder."""
+    created_at: str
+    versions: dict[str, str] = {}
+
+    def save(self, folder: Path) -> None:
+        """Writes ``folder/record.json`` atomically."""
+        atomic.write_text(folder / RECORD_FILE, self.model_dump_json(indent=1) + "\n")
+
+    @classmethod
+    def load(cls, folder: Path) -> "TrialRecord":
+        """Reads ``folder/record.json``; HomeError when absent or torn."""
+        path = folder / RECORD_FILE
+        try:
+            return cls.model_validate_json(path.read_text())
+        except FileNotFoundError as error:
+            raise HomeError(f"{folder}: no {RECORD_FILE}; is this a run's folder?") from error
+        except (ValidationError, ValueError) as error:
+            raise HomeError(f"{path}: torn or foreign record; remove the folder or restore the file") from error
+
+
+class LeaderboardRow(Value):
+    """One trial on the leaderboard."""
+
+    rank: int | None
+    """1 is best; None for trials without the metric."""
+    trial_id: str
+    status: Status
+    reason: str | None
+    metrics: dict[str, Any]
+    overrides: dict[str, Any]
+    architecture: str
+    epochs: int
+    gpu_hours: float
+    cpu_hours: float
+    seconds: float
+    data_digest: str
+    split_digest: str
+    split_leaky: bool
+    resolution: tuple[int, int] | None
+    bad_samples: int
+    checkpoint: str | None
+    """Absolute path of the trial's best checkpoint."""
+
+
+class Parity(Value):
+    """How closely an exported file followed the eager model, over all sizes and batches tried."""
+
+    cases: tuple[str, ...]
+    max_logit_difference: float
+    max_probability_difference: float
+    mask_agreement: float
+    """Smallest part of pixels with the same label over the cases."""
+
+
+class ExportManifest(Value):
+    """What an exported file says of itself: the extra file ``distseg.json`` inside ``model.ts``."""
+
+    format_version: int = 1
+    task: str
+    classes: tuple[str, ...]
+    input_size: tuple[int, int] | None
+    """(width, height) to which images are resized inside; None: they are not."""
+    resolution: tuple[int, int]
+    """(width, height) at which ``metrics`` were measured."""
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    divisor: int
+    """Inputs are padded inside to a multiple of this many pixels."""
+    metric: str
+    metrics: dict[str, Any]
+    """Computed from this file, not copied from training."""
+    samples: int
+    trial: str
+    study: str | None
+    overrides: dict[str, Any]
+    config: dict[str, Any]
+    data_digest: str
+    split_digest: str
+    checkpoint_sha256: str
+    parity: Parity
+    versions: dict[str, str]
+    created_at: str
+
+
+def now() -> str:
+    """The time in UTC, ISO 8601 to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """Rows of a JSON-lines file; a torn last line (its writer was killed) is left out. Empty when absent."""
+    if not path.exists():
+        return []
+    lines = path.read_text().split("\n")
+    rows = [json.loads(line) for line in lines[:-1] if line]
+    if lines[-1]:
+        try:
+            rows.append(json.loads(lines[-1]))
+        except ValueError:
+            pass  # the only line that can be torn: every other ends in a newline
+    return rows
