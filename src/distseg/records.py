@@ -7,13 +7,15 @@ import json
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from distseg import atomic
 from distseg.errors import HomeError
 
+STUDY_FILE = "study.json"
+TRIALS_FOLDER = "trials"
 RECORD_FILE = "record.json"
 GROUPS_FILE = "groups.json"
 EPOCHS_FILE = "epochs.jsonl"
@@ -49,11 +51,40 @@ class Score(Value):
 
     metrics: dict[str, Any]
     """By name: floats in [0, 1]; ``per_class`` is a list of such mappings."""
-    groups: dict[str, dict[str, float]]
+    groups: dict[str, dict[str, Any]]
     """Per group (car, sequence) the sums from which the metrics follow, for intervals over groups."""
     samples: int
-    resolution: tuple[int, int]
-    """(width, height) in pixels of the stored masks, at which the score was measured."""
+    resolution: tuple[int, int] | None
+    """(width, height) in pixels of the stored masks, at which the score was measured; None: sizes differ."""
+
+
+class StudyInfo(Value):
+    """What a study says of itself: ``study.json`` in its folder."""
+
+    name: str
+    metric: str
+    """Key of ``metrics`` that the search optimizes."""
+    mode: Literal["max", "min"]
+    base: str
+    """Name of the base config."""
+    trials_planned: int
+    data: str
+    """Where the shards are."""
+    data_digest: str
+    split_digest: str
+    created_at: str
+    version: str
+
+    @classmethod
+    def load(cls, folder: Path) -> "StudyInfo":
+        """Reads ``folder/study.json``; HomeError when absent or torn."""
+        path = folder / STUDY_FILE
+        try:
+            return cls.model_validate_json(path.read_text())
+        except OSError as error:
+            raise HomeError(f"{path}: cannot be read ({error.strerror}); is this a study's folder?") from error
+        except (ValidationError, ValueError) as error:
+            raise HomeError(f"{path}: torn or foreign; restore the file or start a new study") from error
 
 
 class TrialRecord(Value):
@@ -84,12 +115,14 @@ class TrialRecord(Value):
     split_leaky: bool = False
     resolution: tuple[int, int] | None = None
     """(width, height) in pixels at which the metrics were measured; None before the first validation."""
+    samples: int = 0
+    """Validation samples behind the metrics."""
     bad_samples: int = 0
     world_size: int = 1
     gpu_hours: float = 0.0
     """Wall time times GPUs held."""
     cpu_hours: float = 0.0
-    """CPU time used by the training processes and their loaders, over all ranks."""
+    """CPU time used by the training processes, over all ranks."""
     seconds: float = 0.0
     """Wall time of training, interruptions left out."""
     checkpoint: str | None = None
@@ -117,7 +150,9 @@ class LeaderboardRow(Value):
     """One trial on the leaderboard."""
 
     rank: int | None
-    """1 is best; None for trials without the metric."""
+    """1 is best; None for trials that failed, have no metric yet, or stand apart."""
+    apart: str | None = None
+    """Why this trial cannot be compared with the ranked ones (another split, resolution, task or fold)."""
     trial_id: str
     status: Status
     reason: str | None
@@ -125,6 +160,7 @@ class LeaderboardRow(Value):
     overrides: dict[str, Any]
     architecture: str
     epochs: int
+    epochs_planned: int
     gpu_hours: float
     cpu_hours: float
     seconds: float

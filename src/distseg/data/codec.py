@@ -34,17 +34,19 @@ def decode_image(data: bytes) -> Pixels:
 def encode_mask(labels: Pixels, encoding: MaskEncoding, classes: int) -> bytes:
     """Label map (H, W) uint8 -> bytes of a ``png`` or ``bits`` member.
 
-    ``bits`` holds labels 0 and 1 as packed bits, row-major, deflated at level 1, after a header of magic, height, width:
-    some twenty times faster to decode than a PNG, but no other tool reads it.
+    ``bits`` holds labels 0 and 1 as packed bits, row-major, deflated at level 1, after a header of magic, height and
+    width: some twenty times faster to decode than a PNG, but no other tool reads it.
+    BadSampleError when a label needs more than the one bit that ``bits``, or two classes, leave it.
     """
+    bilevel = encoding == "bits" or classes == 2
+    if bilevel and labels.max(initial=0) > 1:
+        raise BadSampleError(f"label {labels.max()} does not fit a mask of one bit (labels 0 and 1)")
     if encoding == "png":
-        flags = [cv2.IMWRITE_PNG_BILEVEL, 1] if classes == 2 else []
+        flags = [cv2.IMWRITE_PNG_BILEVEL, 1] if bilevel else []
         # A bilevel PNG written by cv2 holds value != 0; labels 0/1 come back as 0/255 and are mapped in decode_mask.
         done, data = cv2.imencode(".png", labels, flags)
         assert done
         return data.tobytes()
-    if labels.max(initial=0) > 1:
-        raise BadSampleError(f"label {labels.max()} does not fit the mask encoding 'bits' (labels 0 and 1)")
     header = _BITS_MAGIC + np.array(labels.shape, ">u4").tobytes()
     return header + zlib.compress(np.packbits(labels.astype(bool)).tobytes(), 1)
 
@@ -64,10 +66,30 @@ def decode_mask(data: bytes, encoding: MaskEncoding, classes: int) -> Pixels:
     height, width = (int(side) for side in np.frombuffer(data[4:12], ">u4"))
     if height * width > MAX_PIXELS:
         raise BadSampleError(f"mask declares {width}x{height} pixels, more than {MAX_PIXELS}")
+    wanted = (height * width + 7) // 8
+    inflater = zlib.decompressobj()
     try:
-        bits = np.frombuffer(zlib.decompressobj().decompress(data[12:], height * width // 8 + 1), np.uint8)
+        bits = np.frombuffer(
+            inflater.decompress(data[12:], wanted + 1), np.uint8
+        )  # a bomb stops after one byte too many
     except zlib.error as error:
         raise BadSampleError("mask cannot be inflated") from error
-    if bits.size != (height * width + 7) // 8:
-        raise BadSampleError(f"mask holds {bits.size} bytes of bits, want {(height * width + 7) // 8}")
+    if bits.size != wanted or not inflater.eof:
+        raise BadSampleError(f"mask is cut short or too long, want {wanted} bytes of bits for {width}x{height} pixels")
     return np.unpackbits(bits, count=height * width).reshape(height, width)
+
+
+def resize_pair(image: Pixels, mask: Pixels, size: tuple[int, int]) -> tuple[Pixels, Pixels]:
+    """Image (H, W, 3) and mask (H, W) at ``size`` = (width, height); unchanged when they have it.
+
+    Images shrink by area (antialiased) and grow bilinearly. A mask takes the label under each new pixel's centre
+    (INTER_NEAREST_EXACT), where an image has its averaged pixel too; INTER_NEAREST takes the top left corner's and
+    shifts the mask by up to half a new pixel.
+    """
+    height, width = mask.shape
+    if (width, height) == size:
+        return image, mask
+    shrinking = size[0] <= width and size[1] <= height
+    new_image = cv2.resize(image, size, interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR)
+    new_mask = cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST_EXACT)
+    return np.asarray(new_image, np.uint8), np.asarray(new_mask, np.uint8)

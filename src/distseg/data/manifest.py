@@ -16,7 +16,8 @@ from distseg.records import Value
 
 MANIFEST_FILE = "manifest.json"
 FORMAT_VERSION = 1
-SPLITS = ("train", "val", "test")
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 MaskEncoding = Literal["png", "bits"]
 """``png``: PNG, 1 bit deep for two classes, 8 bits otherwise. ``bits``: see data/codec.py."""
@@ -52,7 +53,7 @@ class Shard(Value):
     """One tar."""
 
     name: str
-    split: Literal["train", "val", "test"]
+    split: Split
     samples: int
     bytes: int
     sha256: str
@@ -62,7 +63,7 @@ class Shard(Value):
 class GroupPlace(Value):
     """Where all the samples of one group stand."""
 
-    split: Literal["train", "val", "test"]
+    split: Split
     fold: int | None
     samples: int
 
@@ -105,6 +106,10 @@ class Manifest(Value):
         """Stored samples per split."""
         return {split: sum(s.samples for s in self.shards if s.split == split) for split in SPLITS}
 
+    def split_digest_of(self, fold: int | None) -> str:
+        """Digest of what is validated on: the manifest's split, or one of its folds."""
+        return self.split_digest if fold is None else f"{self.split_digest}-fold{fold}"
+
 
 class ShardFolder:
     """Shards in a local folder, opened for reading."""
@@ -125,7 +130,7 @@ class ShardFolder:
                 raise DataError(f"{path}: format version {version}, want {FORMAT_VERSION}; pack the data again")
             return cls(folder, Manifest.model_validate(tree))
         except FileNotFoundError as error:
-            raise DataError(f"{folder}: no {MANIFEST_FILE}; make shards with 'distseg data pack SRC --out DIR'") from error
+            raise DataError(f"{folder}: no {MANIFEST_FILE}; make shards with 'distseg data pack'") from error
         except (ValidationError, ValueError) as error:
             raise DataError(f"{path}: damaged manifest ({_first_line(error)}); pack the data again") from error
 

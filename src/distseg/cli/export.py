@@ -1,0 +1,30 @@
+"""``distseg export``: the winner as one TorchScript file."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def export(
+    name: Annotated[str, typer.Argument(metavar="STUDY|RUN", help="A study (its best trial) or a run.")],
+    out: Annotated[Path, typer.Option(metavar="MODEL.ts", help="The file to write; one that exists is replaced.")],
+    trial: Annotated[str | None, typer.Option(metavar="ID", help="This trial of the study, e.g. 0003.")] = None,
+    home: Annotated[str | None, typer.Option(metavar="DIR", help="Default: DISTSEG_HOME, else ~/.distseg.")] = None,
+) -> None:
+    """Write a model as one file that needs torch alone: uint8 images in, masks at their own size out.
+
+    Example:
+
+        distseg export first --out model.ts
+    """
+    from distseg.export.build import export as export_run
+    from distseg.leaderboard.choose import trial_folder
+    from distseg.home import Home
+
+    manifest = export_run(trial_folder(Home.from_environment(home).find(name), trial), out)
+    typer.echo(
+        f"{out}: trial {manifest.trial}, {manifest.metric} {manifest.metrics[manifest.metric]:.4f} "
+        f"on {manifest.samples} validation images, measured on the file; "
+        f"masks agree with the model on {manifest.parity.mask_agreement:.4%} of pixels"
+    )

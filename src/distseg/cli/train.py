@@ -1,0 +1,123 @@
+"""``distseg train``: one run, alone, under torchrun, or on Ray Train."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from distseg.home import Home
+    from distseg.records import TrialRecord
+    from distseg.train.run_folder import RunSpec
+
+_NEWEST = "the newest"
+
+
+def train(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file of a run.")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="E.g. optim.lr=3e-4.")] = None,
+    data: Annotated[Path, typer.Option(metavar="SHARDS", help="Folder made by 'distseg data pack'.")] = ...,  # type: ignore[assignment]
+    workers: Annotated[int, typer.Option(min=1, help="DDP workers, on Ray Train.")] = 1,
+    local: Annotated[bool, typer.Option("--local", help="Without Ray: in this process, or as one of torchrun's.")] = False,
+    resume: Annotated[
+        str | None,
+        typer.Option(metavar="[RUN]", is_flag=False, flag_value=_NEWEST, help="Go on with a run; default: the newest."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+    home: Annotated[str | None, typer.Option(metavar="DIR", help="Default: DISTSEG_HOME, else ~/.distseg.")] = None,
+) -> None:
+    """Train one model.
+
+    Example:
+
+        distseg train configs/smoke.yaml --data shards --local train.epochs=4
+    """
+    from distseg.config import load_run
+    from distseg.errors import InputError
+    from distseg.home import Home, unique_name
+    from distseg.train.run_folder import RunSpec
+
+    if local and workers > 1:
+        raise InputError(f"--local: got --workers {workers} beside it; use torchrun --nproc-per-node {workers}, or Ray")
+    cfg = load_run(config, overrides or [])
+    folders = Home.from_environment(home)
+    name = _resumed(folders, resume, config.stem) if resume else unique_name(config.stem)
+    spec = RunSpec(config=cfg, data=str(data.resolve()), folder=folders.run(name), trial_id=name)
+    record = _local(spec) if local else _on_ray(spec, workers)
+    if record is not None:
+        _show(name, record, spec, as_json)
+
+
+def _resumed(folders: "Home", wanted: str, stem: str) -> str:
+    """Name of the run to go on with; HomeError when there is none."""
+    from distseg.errors import HomeError
+
+    if wanted != _NEWEST:
+        if not folders.run(wanted).is_dir():
+            raise HomeError(f"run '{wanted}': not found in {folders.runs}; start it without --resume")
+        return wanted
+    found = sorted(folders.runs.glob(f"{stem}-*"), key=lambda folder: folder.stat().st_mtime)
+    if not found:
+        raise HomeError(f"--resume: no run '{stem}-...' in {folders.runs}; start one without --resume")
+    return found[-1].name
+
+
+def _local(spec: "RunSpec") -> "TrialRecord | None":
+    """Trains in this process; the record on rank 0, None on torchrun's other ranks."""
+    from dataclasses import replace
+
+    from distseg.train.loop import run
+    from distseg.train.worker import gather_objects, local_worker
+
+    with local_worker(_epoch_line(spec)) as worker:
+        # torchrun's processes named the run each for itself: rank 0's name counts
+        folder = gather_objects(spec.folder)[0]
+        record = run(replace(spec, folder=folder, trial_id=folder.name), worker)
+        return record if worker.rank == 0 else None
+
+
+def _on_ray(spec: "RunSpec", workers: int) -> "TrialRecord":
+    from distseg.on_ray.session import check_workers, cluster_total, session
+
+    with session():
+        from distseg.on_ray.train import Follow, fit
+
+        cpus = spec.config.train.threads
+        gpus = 1 if cluster_total("GPU") else 0
+        check_workers(workers, cpus, gpus)
+        with Follow(spec, _epoch_line(spec)):
+            return fit(spec, workers=workers, cpus_per_worker=cpus, gpus_per_worker=gpus)
+
+
+def _epoch_line(spec: "RunSpec") -> Any:
+    """A function that prints an epoch's row as one line on stderr."""
+    epochs, metric = spec.config.train.epochs, spec.config.eval.metric
+
+    def write(row: dict[str, Any]) -> None:
+        typer.echo(
+            f"epoch {row['epoch']}/{epochs}  loss {row['loss']:.4f}  {metric} {row['score']:.4f}  "
+            f"{row['images_per_s']:.1f} images/s  {row['seconds']:.0f} s",
+            err=True,
+        )
+
+    return write
+
+
+def _show(name: str, record: "TrialRecord", spec: "RunSpec", as_json: bool) -> None:
+    from distseg.cli.console import print_json, print_table
+
+    if as_json:
+        print_json(
+            {
+                "run": name,
+                "metrics": record.metrics,
+                "samples": record.samples,
+                "seconds": record.seconds,
+                "resolution": record.resolution,
+                "config": spec.config.model_dump(mode="json"),
+            }
+        )
+        return
+    rows = [(key, f"{value:.4f}") for key, value in record.metrics.items() if isinstance(value, float)]
+    print_table(f"{name}: best of {record.epochs} epochs (epoch {record.best_epoch})", ("metric", "value"), rows)
+    typer.echo(f"run folder: {spec.folder}\nexport it:  distseg export {name} --out model.ts")

@@ -1,0 +1,50 @@
+"""``distseg tune``: a search on Ray Tune."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def tune(
+    search: Annotated[Path, typer.Argument(metavar="SEARCH", help="YAML file of a search.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="Of the base config; study.KEY=VALUE of the search file."),
+    ] = None,
+    data: Annotated[Path, typer.Option(metavar="SHARDS", help="Folder made by 'distseg data pack'.")] = ...,  # type: ignore[assignment]
+    study: Annotated[str | None, typer.Option(metavar="NAME", help="Default: made from SEARCH and the time.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the study of this name.")] = False,
+    trials: Annotated[int | None, typer.Option(min=1, help="Trials in all; default: the file's.")] = None,
+    workers_per_trial: Annotated[int | None, typer.Option(min=1, help="DDP workers of each trial.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The board as one JSON document on stdout.")] = False,
+    home: Annotated[str | None, typer.Option(metavar="DIR", help="Default: DISTSEG_HOME, else ~/.distseg.")] = None,
+) -> None:
+    """Search for the best model; the board so far is `distseg leaderboard`.
+
+    Example:
+
+        distseg tune configs/search/smoke.yaml --data shards --study first --trials 4
+    """
+    from distseg.cli.leaderboard import leaderboard
+    from distseg.home import Home
+    from distseg.search.study import open_study
+
+    opened = open_study(
+        Home.from_environment(home),
+        search,
+        overrides or [],
+        data,
+        name=study,
+        resume=resume,
+        trials=trials,
+        workers_per_trial=workers_per_trial,
+    )
+    from distseg.on_ray.session import session
+
+    with session():
+        from distseg.on_ray.tune import search as run_search
+        from distseg.search.progress import ProgressLines
+
+        run_search(opened, ProgressLines(opened, lambda line: typer.echo(line, err=True)))
+    leaderboard([opened.info.name], as_json=as_json, home=home)

@@ -1,0 +1,91 @@
+"""From a run's best checkpoint to an exported file whose metrics were measured on the file itself."""
+
+import tempfile
+from pathlib import Path
+
+import torch
+
+from distseg import __version__, checkpoint, records
+from distseg.config import RunConfig
+from distseg.data.manifest import Manifest, ShardFolder
+from distseg.data.stream import EvalBatches, batch_loader, open_split
+from distseg.errors import HomeError
+from distseg.export import parity
+from distseg.export.torchscript import load, save, to_torchscript
+from distseg.models.build import build_model
+from distseg.records import ExportManifest, Score, TrialRecord
+from distseg.tasks.binary import BinaryTask
+from distseg.tasks.predictor import Predictor
+from distseg.tasks.scoring import measure
+
+
+def export(folder: Path, out: Path) -> ExportManifest:
+    """Exports ``best.pt`` of a run's folder to ``out``; ParityError, and no file, when it does not follow the model.
+
+    The metrics in the manifest are computed from the exported file on the validation samples of the run's own data.
+    """
+    record = TrialRecord.load(folder)
+    if record.checkpoint is None:
+        raise HomeError(f"{folder}: trial {record.trial_id} is {record.status} without a checkpoint; choose another")
+    best = folder / record.checkpoint
+    tree = checkpoint.load(best)
+    cfg = RunConfig.model_validate(tree["config"])
+    shards = ShardFolder.open(record.data)
+    predictor = restore_predictor(cfg, tree, shards.manifest)
+    module = to_torchscript(predictor)
+    agreement = parity.check(predictor, module)
+    manifest = ExportManifest(
+        task=cfg.task,
+        classes=shards.manifest.classes,
+        input_size=(predictor.width, predictor.height) if predictor.width else None,
+        resolution=record.resolution,
+        mean=tuple((predictor.mean.flatten() / 255).tolist()),
+        std=tuple((predictor.std.flatten() / 255).tolist()),
+        divisor=predictor.divisor,
+        metric=record.metric,
+        metrics={},
+        samples=0,
+        trial=record.trial_id,
+        study=record.study,
+        overrides=record.overrides,
+        config=tree["config"],
+        data_digest=record.data_digest,
+        split_digest=record.split_digest,
+        checkpoint_sha256=checkpoint.sha256(best),
+        parity=agreement,
+        versions={"distseg": __version__, "torch": torch.__version__},
+        created_at=records.now(),
+    )
+    with tempfile.TemporaryDirectory(prefix="distseg-export-") as aside:
+        draft = Path(aside) / "model.ts"
+        save(module, manifest, draft)
+        score = score_file(draft, shards, cfg.data.fold)
+    manifest = manifest.model_copy(update={"metrics": score.metrics, "samples": score.samples})
+    save(module, manifest, out)
+    return manifest
+
+
+def restore_predictor(cfg: RunConfig, tree: dict[str, object], data: Manifest) -> Predictor:
+    """The trained model of a checkpoint, in eval mode on the CPU."""
+    model = cfg.model.model_copy(update={"weights": "none"})  # the checkpoint holds the weights
+    built = build_model(model, BinaryTask.channels_out)
+    built.network.load_state_dict(tree["network"])  # type: ignore[arg-type]
+    predictor = Predictor(
+        built.network,
+        input_size=cfg.data.input_size or data.size,
+        divisor=built.divisor,
+        mean=built.mean,
+        std=built.std,
+    )
+    return predictor.eval()
+
+
+def score_file(path: Path, shards: ShardFolder, fold: int | None, batch: int = 16) -> Score:
+    """Metrics of an exported file on the validation samples."""
+    module = load(path).module
+    reader = open_split(shards, training=False, fold=fold)
+    batches = EvalBatches(reader, batch=batch, rank=0, world_size=1)
+    loader = batch_loader(batches, range(len(batches)), workers=0, prefetch=1, pin=False)
+    with torch.inference_mode():
+        score, _ = measure(module, loader, shards.manifest, torch.device("cpu"), lambda sums: sums)
+    return score

@@ -1,0 +1,110 @@
+"""One training run on Ray Train: DDP over the workers of a TorchTrainer."""
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import ray.train
+import ray.train.torch
+import torch
+from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
+
+from distseg import records
+from distseg.errors import TrainingError
+from distseg.records import TrialRecord
+from distseg.train.loop import run
+from distseg.train.run_folder import RunSpec
+
+_POLL_S = 0.5
+
+
+class TrainWorker:
+    """A worker of Ray Train, as the loop sees it."""
+
+    def __init__(self) -> None:
+        context = ray.train.get_context()
+        self.rank: int = context.get_world_rank()
+        self.world_size: int = context.get_world_size()
+        self.device: torch.device = ray.train.torch.get_device()
+
+    def report(self, epoch: dict[str, Any]) -> None:
+        ray.train.report({"epoch": epoch["epoch"], "score": epoch["score"]})
+
+
+def fit(
+    spec: RunSpec,
+    *,
+    workers: int,
+    cpus_per_worker: float,
+    gpus_per_worker: float,
+    callbacks: Sequence[UserCallback] = (),
+    max_failures: int = 0,
+) -> TrialRecord:
+    """Trains one run on ``workers`` DDP workers; after a failure the group restarts from the last checkpoint.
+
+    Raises TrainingError with the worker's own reason when it fails for good.
+    """
+    resources = {"CPU": cpus_per_worker} | ({"GPU": gpus_per_worker} if gpus_per_worker else {})
+    trainer = ray.train.torch.TorchTrainer(
+        _train_worker,
+        train_loop_config={"spec": spec},
+        scaling_config=ScalingConfig(
+            num_workers=workers, use_gpu=gpus_per_worker > 0, resources_per_worker=resources
+        ),
+        run_config=RunConfig(
+            name=f"ray-{spec.folder.name}",  # one name, one run: Ray resumes in silence under a name used before
+            storage_path=str(spec.folder.parent / ".ray"),
+            failure_config=FailureConfig(max_failures=max_failures, controller_failure_limit=0),
+            callbacks=list(callbacks),
+        ),
+    )
+    try:
+        trainer.fit()
+    except ray.train.TrainingFailedError as error:
+        raise TrainingError(_reason(spec, error)) from error
+    return TrialRecord.load(spec.folder)
+
+
+class Follow:
+    """Calls ``on_epoch`` for each new row of a run's ``epochs.jsonl``, from a thread of the driver.
+
+    The run's folder is shared by all nodes, so this needs nothing of Ray.
+    """
+
+    def __init__(self, spec: RunSpec, on_epoch: Callable[[dict[str, Any]], None]) -> None:
+        self._path = spec.folder / records.EPOCHS_FILE
+        self._on_epoch = on_epoch
+        self._seen = len(records.read_json_lines(self._path))
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._follow, daemon=True)
+
+    def __enter__(self) -> "Follow":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _follow(self) -> None:
+        over = False
+        while not over:
+            over = self._over.wait(_POLL_S)
+            rows = records.read_json_lines(self._path)
+            for row in rows[self._seen :]:
+                self._on_epoch(row)
+            self._seen = len(rows)
+
+
+def _train_worker(config: dict[str, Any]) -> None:
+    run(config["spec"], TrainWorker())
+
+
+def _reason(spec: RunSpec, error: Exception) -> str:
+    """The reason on the run's record, else Ray's first line."""
+    try:
+        reason = TrialRecord.load(spec.folder).reason
+    except Exception:  # the run did not get as far as a record
+        reason = None
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return reason or (lines[-1].strip() if lines else type(error).__name__)

@@ -1,0 +1,302 @@
+"""A study on Ray Tune: Optuna suggests, ASHA stops, and our own record outlives both.
+
+A trial with one worker runs the loop directly in a Tune worker, which stays warm for the next trial. A trial with
+several drives a nested TorchTrainer, whose workers hold the CPUs and GPUs.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import optuna
+import ray
+from ray import tune
+from ray.tune.integration.ray_train import TuneReportCallback
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+from ray.tune.search.optuna import OptunaSearch
+
+from distseg import config, records
+from distseg.config import SearchConfig
+from distseg.on_ray.session import concurrent_trials
+from distseg.on_ray.train import fit
+from distseg.records import Status, TrialRecord
+from distseg.search.space import base_point, parameters, suggest
+from distseg.search.study import Event, Study
+from distseg.train.loop import run
+from distseg.train.run_folder import RunSpec
+from distseg.train.worker import default_device
+
+_SCORE = "score"
+_DRIVER_CPUS = 0.01  # of a trial that only drives a TorchTrainer; Ray refuses zero
+
+OnEvent = Callable[[Event], None]
+
+
+def search(study: Study, on_event: OnEvent) -> None:
+    """Runs a study to the end of its budget, replaying first what its record holds.
+
+    ``on_event`` is called in the driver for every trial that starts, reports or ends. Raises ClusterError before
+    anything starts when one trial can never fit.
+    """
+    resources = study.search.resources
+    concurrency = concurrent_trials(resources)
+    nested = resources.workers_per_trial > 1
+    scheduler = _scheduler(study.search, study.base.train.epochs, study.info.mode)
+    searcher = RecordedSearcher(study, on_event)
+    searcher.replay(scheduler)
+    held: dict[str, float] = {"CPU": _DRIVER_CPUS if nested else resources.cpus_per_worker}
+    if resources.gpus_per_worker and not nested:
+        held["GPU"] = resources.gpus_per_worker
+    trainable = tune.with_parameters(train_trial, study=_trial_setting(study))
+    tuner = tune.Tuner(
+        tune.with_resources(trainable, held),
+        tune_config=tune.TuneConfig(
+            search_alg=searcher,
+            scheduler=scheduler,
+            num_samples=-1,  # the searcher ends the study
+            max_concurrent_trials=concurrency,
+            reuse_actors=not nested,
+        ),
+        run_config=tune.RunConfig(
+            name="ray",  # a study has one folder; a resumed study writes over the old driver's own notes
+            storage_path=str(study.folder),
+            verbose=0,
+        ),
+    )
+    try:
+        tuner.fit()
+    finally:
+        searcher.close()
+
+
+def _trial_setting(study: Study) -> dict[str, Any]:
+    """What every trial of a study shares, as plain values."""
+    return {
+        "name": study.info.name,
+        "folder": study.folder,
+        "base": study.base,
+        "data": study.info.data,
+        "resources": study.search.resources,
+    }
+
+
+def train_trial(trial: dict[str, Any], study: dict[str, Any]) -> None:
+    """Tune's trainable: one trial, ``trial`` = {trial_id, overrides}."""
+    spec = RunSpec(
+        config=config.with_overrides(study["base"], trial["overrides"], f"trial {trial['trial_id']}"),
+        data=study["data"],
+        folder=study["folder"] / "trials" / trial["trial_id"],
+        trial_id=trial["trial_id"],
+        study=study["name"],
+        overrides=trial["overrides"],
+    )
+    resources = study["resources"]
+    if resources.workers_per_trial == 1:
+        run(spec, TrialWorker())
+        return
+    fit(
+        spec,
+        workers=resources.workers_per_trial,
+        cpus_per_worker=resources.cpus_per_worker,
+        gpus_per_worker=resources.gpus_per_worker,
+        callbacks=[TuneReportCallback()],
+    )
+
+
+class TrialWorker:
+    """The only worker of a trial, inside Tune's own process."""
+
+    rank = 0
+    world_size = 1
+
+    def __init__(self) -> None:
+        self.device = default_device(0)  # Ray shows a process only its own GPUs
+
+    def report(self, epoch: dict[str, Any]) -> None:
+        tune.report({"epoch": epoch["epoch"], _SCORE: epoch["score"]})
+
+
+class RecordedSearcher(Searcher):
+    """A searcher that writes down what it is asked and told, and can be brought back by replaying that.
+
+    Optuna lives behind it under our own trial ids, which do not change when a study is resumed.
+    """
+
+    def __init__(self, study: Study, on_event: OnEvent) -> None:
+        super().__init__(metric=_SCORE, mode=study.info.mode)
+        self._study = study
+        self._on_event = on_event
+        points = [base_point(study.search.space, study.base), *map(dict, study.search.points)]
+        # A point outside the space (the base config may be one) is tried all the same, but Optuna is not told of it.
+        self._points = [(point, parameters(study.search.space, point)) for point in points]
+        self._inner = OptunaSearch(
+            space=lambda trial: {"overrides": suggest(study.search.space, trial)},
+            metric=_SCORE,
+            mode=study.info.mode,
+            points_to_evaluate=[inside for _, inside in self._points if inside is not None],
+            sampler=_sampler(study.search),
+        )
+        self._untold: set[str] = set()
+        self._names: dict[str, str] = {}  # Tune's trial id -> ours
+        self._epochs: dict[str, int] = {}  # epochs recorded of each of our trials
+        self._unfinished: list[str] = []  # trials of an earlier driver, to go on first
+        self._deadline = None if study.search.budget.hours is None else time.time() + 3600 * study.search.budget.hours
+
+    def replay(self, scheduler: TrialScheduler) -> None:
+        """Feeds the study's record to Optuna and the scheduler in the order in which it happened."""
+        stubs: dict[str, _TrialStub] = {}
+        for event in list(self._study.events):
+            if event.kind == "ask":
+                overrides = self._ask(event.trial_id)
+                if overrides != event.overrides:  # concurrent asks saw results in another order
+                    self._untold.add(event.trial_id)
+                stubs[event.trial_id] = _TrialStub(event.trial_id)
+                scheduler.on_trial_add(None, stubs[event.trial_id])
+            elif event.kind == "report":
+                self._epochs[event.trial_id] = event.epoch or 0
+                self._tell(event)
+                scheduler.on_trial_result(None, stubs[event.trial_id], _result(event))
+            else:
+                self._tell(event)
+        self._reconcile()
+        self._unfinished = [name for name in self._study.asked() if name not in self._study.ended()]
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """The next trial: an unfinished one of an earlier driver, a fixed point, or Optuna's; FINISHED at the end."""
+        if self._deadline is not None and time.time() > self._deadline:
+            return Searcher.FINISHED
+        asked = self._study.asked()
+        if self._unfinished:
+            name = self._unfinished.pop(0)
+            overrides = asked[name]
+        elif len(asked) < self._study.search.budget.trials:
+            name = f"{len(asked):04d}"
+            overrides = self._ask(name)
+            self._study.announce(name, overrides)
+        else:
+            return Searcher.FINISHED
+        self._names[trial_id] = name
+        self._on_event(Event("ask", name, overrides=overrides))
+        return {"trial_id": name, "overrides": overrides}
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Records an epoch's score, then tells Optuna."""
+        name = self._names[trial_id]
+        epoch = result.get("epoch")
+        if epoch is None or epoch <= self._epochs.get(name, 0):
+            return  # Tune repeats the last result when a trial returns
+        self._epochs[name] = epoch
+        self._record(Event("report", name, epoch=epoch, score=result[_SCORE]))
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Records how a trial ended. Tune brings the last result here when it stops the trial on it."""
+        if result:
+            self.on_trial_result(trial_id, result)
+        self._end(self._names.pop(trial_id), error)
+
+    def close(self) -> None:
+        """Marks what is still running as interrupted, to be resumed."""
+        for name in self._names.values():
+            folder = self._study.trial_folder(name)
+            record = TrialRecord.load(folder)
+            if record.status is Status.RUNNING:
+                record.model_copy(update={"status": Status.INTERRUPTED, "reason": "study interrupted"}).save(folder)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the study's own record is the state."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing, see ``save``."""
+
+    def _ask(self, name: str) -> dict[str, Any]:
+        """Overrides of a new trial: the fixed points first."""
+        number = int(name)
+        if number < len(self._points) and self._points[number][1] is None:
+            self._untold.add(name)
+            return self._points[number][0]
+        suggested = self._inner.suggest(name)
+        assert suggested is not None
+        overrides: dict[str, Any] = suggested["overrides"]
+        return overrides
+
+    def _record(self, event: Event) -> None:
+        self._study.append(event)
+        self._tell(event)
+        self._on_event(event)
+
+    def _tell(self, event: Event) -> None:
+        if event.trial_id in self._untold:
+            return
+        if event.kind == "report":
+            self._inner.on_trial_result(event.trial_id, _result(event))
+        else:
+            failed = event.score is None
+            self._inner.on_trial_complete(event.trial_id, None if failed else _result(event), error=failed)
+
+    def _end(self, name: str, error: bool) -> None:
+        """Closes the trial's record where its process did not, and records the end."""
+        folder = self._study.trial_folder(name)
+        record = TrialRecord.load(folder)
+        if error and record.status is not Status.FAILED:
+            reason = record.reason or "its process died; Ray's logs may say why (out of memory, a lost node)"
+            record = record.model_copy(update={"status": Status.FAILED, "reason": reason})
+            record.save(folder)
+        elif not record.status.finished:
+            reason = f"stopped by the scheduler after epoch {record.epochs}"
+            record = record.model_copy(update={"status": Status.PRUNED, "reason": reason})
+            record.save(folder)
+        score = None if record.status is Status.FAILED else self._last_score(name)
+        self._record(Event("end", name, status=record.status, score=score))
+
+    def _last_score(self, name: str) -> float | None:
+        reports = [event.score for event in self._study.events if event.kind == "report" and event.trial_id == name]
+        return reports[-1] if reports else None
+
+    def _reconcile(self) -> None:
+        """Adds to the record what trials finished after their driver had died."""
+        for name in self._study.asked():
+            if name in self._study.ended():
+                continue
+            folder = self._study.trial_folder(name)
+            for row in records.read_json_lines(folder / records.EPOCHS_FILE)[self._epochs.get(name, 0) :]:
+                self._epochs[name] = row["epoch"]
+                self._record(Event("report", name, epoch=row["epoch"], score=row["score"]))
+            if TrialRecord.load(folder).status.finished:
+                self._end(name, error=False)
+
+
+class _TrialStub:
+    """What a scheduler reads of a trial when results are replayed."""
+
+    def __init__(self, trial_id: str) -> None:
+        self.trial_id = trial_id
+
+
+def _result(event: Event) -> dict[str, Any]:
+    return {"epoch": event.epoch, _SCORE: event.score, "training_iteration": event.epoch}
+
+
+def _scheduler(search: SearchConfig, epochs: int, mode: str) -> TrialScheduler:
+    if search.search.scheduler == "none":
+        return FIFOScheduler()
+    return ASHAScheduler(
+        time_attr="epoch",
+        metric=_SCORE,
+        mode=mode,
+        max_t=epochs,
+        grace_period=min(search.search.grace_epochs, epochs),
+        reduction_factor=search.search.reduction,
+    )
+
+
+def _sampler(search: SearchConfig) -> optuna.samplers.BaseSampler:
+    if search.search.algorithm == "random":
+        return optuna.samplers.RandomSampler(seed=search.search.seed)
+    return optuna.samplers.TPESampler(
+        seed=search.search.seed,
+        n_startup_trials=search.search.startup_trials,
+        multivariate=True,
+        group=True,  # conditional fields: one model for each set of fields that occur together
+        constant_liar=True,  # trials still running count as bad, so that concurrent ones spread out
+    )

@@ -1,0 +1,54 @@
+"""Image files as users keep them, read for inference."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from distseg.data.codec import Pixels
+from distseg.errors import DataError
+
+IMAGE_ENDINGS = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+"""What counts as an image in a folder, in any case; no ``.gif``, which is what Carvana's masks are."""
+
+
+def list_images(folder: Path) -> list[Path]:
+    """The images directly inside a folder, sorted by name; DataError when there is none."""
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder; give the folder that holds the images")
+    found = visible_files(folder, IMAGE_ENDINGS)
+    if not found:
+        raise DataError(f"{folder}: no images; want files that end in {', '.join(IMAGE_ENDINGS)}")
+    return found
+
+
+def visible_files(folder: Path, endings: Sequence[str]) -> list[Path]:
+    """Files directly inside a folder with one of these endings (in any case), sorted, without hidden ones.
+
+    Archives made on a Mac hold a ``._name.jpg`` beside every ``name.jpg``.
+    """
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in endings and not path.name.startswith(".") and path.is_file()
+    )
+
+
+def read_image(path: Path) -> Pixels:
+    """Image file -> (H, W, 3) uint8 RGB, upright (EXIF rotation applied), transparency dropped; DataError on damage."""
+    data = _read_bytes(path)
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+    except cv2.error:  # an empty file, a size beyond OpenCV's limit
+        image = None
+    if image is None:  # cv2 returns None on damage, it does not raise
+        raise DataError(f"{path}: cannot be decoded as an image ({len(data)} bytes); replace or remove the file")
+    return np.asarray(image, np.uint8)
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from error

@@ -1,0 +1,83 @@
+"""The searched space: overrides out of Optuna's suggestions, and the point that the base config itself stands at."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from distseg.config import Dimension, RunConfig
+
+
+class Suggests(Protocol):
+    """What is needed of an Optuna trial."""
+
+    def suggest_categorical(self, name: str, choices: list[int]) -> Any: ...
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool) -> float: ...
+    def suggest_int(self, name: str, low: int, high: int) -> int: ...
+
+
+def suggest(space: Mapping[str, Dimension], trial: Suggests) -> dict[str, Any]:
+    """Overrides for one trial: each field in order, conditional ones only where their condition holds."""
+    overrides: dict[str, Any] = {}
+    for path, dimension in space.items():
+        if not applies(dimension, overrides):
+            continue
+        if dimension.kind == "choice":
+            # by index: a value may be a list, which Optuna does not take
+            assert dimension.values is not None
+            index = trial.suggest_categorical(path, list(range(len(dimension.values))))
+            overrides[path] = dimension.values[index]
+        elif dimension.kind == "int":
+            overrides[path] = trial.suggest_int(path, *_int_range(dimension))
+        else:
+            low, high = _float_range(dimension)
+            overrides[path] = trial.suggest_float(path, low, high, log=dimension.kind == "loguniform")
+    return overrides
+
+
+def applies(dimension: Dimension, overrides: Mapping[str, Any]) -> bool:
+    """Whether a field is searched in a trial that has these overrides so far."""
+    return dimension.when is None or overrides.get(dimension.when.path) in dimension.when.among
+
+
+def base_point(space: Mapping[str, Dimension], base: RunConfig) -> dict[str, Any]:
+    """The base config as overrides: its own value for each field of the space that applies to it."""
+    tree = base.model_dump(mode="python")
+    point: dict[str, Any] = {}
+    for path, dimension in space.items():
+        if applies(dimension, point):
+            value: Any = tree
+            for name in path.split("."):
+                value = value[name]
+            point[path] = list(value) if isinstance(value, tuple) else value
+    return point
+
+
+def parameters(space: Mapping[str, Dimension], overrides: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Overrides as Optuna's parameters; None when some value lies outside the space, so that it cannot be told."""
+    found: dict[str, Any] = {}
+    for path, dimension in space.items():
+        if not applies(dimension, overrides):
+            continue
+        if path not in overrides:
+            return None
+        value = overrides[path]
+        if dimension.kind == "choice":
+            assert dimension.values is not None
+            if value not in dimension.values:
+                return None
+            found[path] = dimension.values.index(value)
+        else:
+            low, high = _float_range(dimension)
+            if not low <= value <= high:
+                return None
+            found[path] = value
+    return found
+
+
+def _float_range(dimension: Dimension) -> tuple[float, float]:
+    assert dimension.low is not None and dimension.high is not None  # Dimension checks it
+    return dimension.low, dimension.high
+
+
+def _int_range(dimension: Dimension) -> tuple[int, int]:
+    low, high = _float_range(dimension)
+    return int(low), int(high)

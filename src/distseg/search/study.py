@@ -1,0 +1,181 @@
+"""A study on disk: what it searches, and an append-only record of all that was asked and told.
+
+Every suggestion is written before its trial starts, and every result before the searcher hears of it. A study that was
+killed is resumed by replaying the record into a fresh searcher and scheduler, which so arrive at the state they had.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from distseg import __version__, atomic, config
+from distseg.config import RunConfig, SearchConfig
+from distseg.data.manifest import ShardFolder
+from distseg.errors import HomeError
+from distseg.home import Home, unique_name
+from distseg.records import (
+    CONFIG_FILE,
+    STUDY_FILE,
+    TRIALS_FOLDER,
+    Status,
+    StudyInfo,
+    TrialRecord,
+    now,
+    read_json_lines,
+)
+
+EVENTS_FILE = "events.jsonl"
+SEARCH_FILE = "search.yaml"
+
+
+@dataclass(frozen=True)
+class Event:
+    """One line of ``events.jsonl``."""
+
+    kind: Literal["ask", "report", "end"]
+    trial_id: str
+    overrides: dict[str, Any] | None = None
+    """Of an ``ask``."""
+    epoch: int | None = None
+    """Of a ``report``."""
+    score: float | None = None
+    """Of a ``report``, and of an ``end`` that has one: the trial's last."""
+    status: str | None = None
+    """Of an ``end``."""
+
+
+class Study:
+    """An open study; one process writes it."""
+
+    def __init__(self, folder: Path, info: StudyInfo, search: SearchConfig, base: RunConfig) -> None:
+        self.folder = folder
+        self.info = info
+        self.search = search
+        self.base = base
+        self.events = [Event(**row) for row in read_json_lines(folder / EVENTS_FILE)]
+
+    @classmethod
+    def create(cls, folder: Path, info: StudyInfo, search: SearchConfig, base: RunConfig) -> "Study":
+        """A new study; HomeError when the name is taken."""
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError as error:
+            raise HomeError(
+                f"study '{info.name}' exists already in {folder.parent}; "
+                "go on with it by --resume, or choose another name with --study"
+            ) from error
+        here = search.model_copy(update={"base": CONFIG_FILE})
+        atomic.write_text(folder / SEARCH_FILE, config.dump(here))
+        atomic.write_text(folder / CONFIG_FILE, config.dump(base))
+        atomic.write_text(folder / STUDY_FILE, info.model_dump_json(indent=1) + "\n")
+        return cls(folder, info, search, base)
+
+    @classmethod
+    def resume(cls, folder: Path, search: SearchConfig, base: RunConfig, data_digest: str) -> "Study":
+        """An existing study; HomeError when its space, base config or data differ from those given."""
+        info = StudyInfo.load(folder)
+        saved, saved_base = config.load_search(folder / SEARCH_FILE)
+        if info.data_digest != data_digest:
+            raise HomeError(
+                f"study '{info.name}' was begun on data {info.data_digest[:8]}, got {data_digest[:8]}; start a new study"
+            )
+        if saved_base != base or saved.space != search.space or saved.search != search.search:
+            raise HomeError(f"study '{info.name}' was begun with another config or space; start a new study")
+        info = info.model_copy(update={"trials_planned": search.budget.trials})
+        atomic.write_text(folder / STUDY_FILE, info.model_dump_json(indent=1) + "\n")
+        _drop_torn_line(folder / EVENTS_FILE)
+        return cls(folder, info, search, base)
+
+    def trial_folder(self, trial_id: str) -> Path:
+        return self.folder / TRIALS_FOLDER / trial_id
+
+    def append(self, event: Event) -> None:
+        """Adds an event to the record and makes sure that it is on disk."""
+        row = {name: value for name, value in event.__dict__.items() if value is not None}
+        with open(self.folder / EVENTS_FILE, "a") as file:
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        self.events.append(event)
+
+    def announce(self, trial_id: str, overrides: dict[str, Any]) -> None:
+        """Records a trial that is about to start: the event, and a PENDING record in its folder."""
+        self.append(Event("ask", trial_id, overrides=overrides))
+        cfg = config.with_overrides(self.base, overrides, f"trial {trial_id}")
+        TrialRecord(
+            trial_id=trial_id,
+            study=self.info.name,
+            status=Status.PENDING,
+            task=cfg.task,
+            metric=cfg.eval.metric,
+            mode=cfg.eval.mode,
+            overrides=overrides,
+            architecture=cfg.model.architecture,
+            epochs_planned=cfg.train.epochs,
+            data=self.info.data,
+            data_digest=self.info.data_digest,
+            split_digest=self.info.split_digest,
+            created_at=now(),
+        ).save(self.trial_folder(trial_id))
+
+    def asked(self) -> dict[str, dict[str, Any]]:
+        """Overrides of every trial asked for, in order."""
+        return {e.trial_id: e.overrides or {} for e in self.events if e.kind == "ask"}
+
+    def ended(self) -> set[str]:
+        """Trials that will not go on."""
+        return {e.trial_id for e in self.events if e.kind == "end"}
+
+
+def _drop_torn_line(path: Path) -> None:
+    """Cuts off a last line that its killed writer did not finish, so that the next append starts a line."""
+    if not path.exists():
+        return
+    data = path.read_bytes()
+    if not data.endswith(b"\n"):
+        with open(path, "r+b") as file:
+            file.truncate(data.rfind(b"\n") + 1)
+
+
+def open_study(
+    home: Home,
+    search_file: Path,
+    overrides: Sequence[str],
+    data: Path,
+    *,
+    name: str | None = None,
+    resume: bool = False,
+    trials: int | None = None,
+    workers_per_trial: int | None = None,
+) -> Study:
+    """A new study, or with ``resume`` an existing one, checked as a whole before anything is written.
+
+    ConfigError, DataError or HomeError when the config, the shards or the name are not right.
+    """
+    assignments = list(overrides)
+    if trials is not None:
+        assignments.append(f"study.budget.trials={trials}")
+    if workers_per_trial is not None:
+        assignments.append(f"study.resources.workers_per_trial={workers_per_trial}")
+    search, base = config.load_search(search_file, assignments)
+    manifest = ShardFolder.open(data).manifest
+    if resume:
+        if name is None:
+            raise HomeError("--resume: which study? give its name with --study NAME")
+        return Study.resume(home.existing_study(name), search, base, manifest.data_digest)
+    info = StudyInfo(
+        name=name or unique_name(search_file.stem),
+        metric=base.eval.metric,
+        mode=base.eval.mode,
+        base=Path(search.base).stem,
+        trials_planned=search.budget.trials,
+        data=str(data.resolve()),
+        data_digest=manifest.data_digest,
+        split_digest=manifest.split_digest_of(base.data.fold),
+        created_at=now(),
+        version=__version__,
+    )
+    return Study.create(home.study(info.name), info, search, base)

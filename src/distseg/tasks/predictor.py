@@ -1,0 +1,67 @@
+"""Everything around the network, from uint8 images to labels at their own size.
+
+Validation during training and the exported file run this very class, so what is measured is what is shipped. It holds
+nothing that TorchScript cannot compile.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+class Predictor(nn.Module):
+    """Resize, normalise and pad; the network; crop, resize back and decide."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        input_size: tuple[int, int] | None,
+        divisor: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+    ) -> None:
+        """``input_size``: (width, height) that the network sees; None leaves images at their own size."""
+        super().__init__()
+        self.network = network
+        self.width, self.height = input_size or (0, 0)
+        self.divisor = divisor
+        self.register_buffer("mean", 255 * torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", 255 * torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+
+    def network_logits(self, images: torch.Tensor) -> torch.Tensor:
+        """uint8 (B, 3, h, w) -> float32 logits (B, C, h, w), at the size of the images."""
+        height, width = images.shape[-2], images.shape[-1]
+        x = (images.float() - self.mean) / self.std
+        x = F.pad(x, [0, -width % self.divisor, 0, -height % self.divisor])
+        logits = self.network(x)[:, :, :height, :width]
+        return logits.float()
+
+    def logits(self, images: torch.Tensor) -> torch.Tensor:
+        """uint8 (B, 3, H, W) -> float32 logits (B, C, H, W): seen at the input size, resized back bilinearly."""
+        height, width = images.shape[-2], images.shape[-1]
+        if self.height == 0 or (height == self.height and width == self.width):
+            return self.network_logits(images)
+        # antialiased, as packing shrinks (area): a plain bilinear resize would skip pixels
+        resized = F.interpolate(
+            images.float(), size=[self.height, self.width], mode="bilinear", align_corners=False, antialias=True
+        )
+        small = self.network_logits(resized.round().clamp(0, 255).to(torch.uint8))
+        return F.interpolate(small, size=[height, width], mode="bilinear", align_corners=False)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """uint8 (B, 3, H, W) RGB -> labels uint8 (B, H, W): 0/1 for one channel, else the class index."""
+        logits = self.logits(images)
+        if logits.shape[1] == 1:
+            return (logits[:, 0] > 0).to(torch.uint8)
+        return logits.argmax(dim=1).to(torch.uint8)
+
+    @torch.jit.export
+    def probabilities(self, images: torch.Tensor) -> torch.Tensor:
+        """uint8 (B, 3, H, W) RGB -> float32 (B, C, H, W) in [0, 1]: sigmoid for one channel, else softmax."""
+        logits = self.logits(images)
+        if logits.shape[1] == 1:
+            return logits.sigmoid()
+        return logits.softmax(dim=1)

@@ -1,0 +1,106 @@
+"""The files of one run: its config, record, history and best checkpoint. Rank 0 alone writes them."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from distseg import __version__, atomic, checkpoint, config, records
+from distseg.config import RunConfig
+from distseg.data.manifest import ShardFolder
+from distseg.errors import TrainingError
+from distseg.records import Score, Status, TrialRecord
+from distseg.train.state import TrainState, identity
+from distseg.train.worker import Worker
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """Which run to train: everything that its config leaves open."""
+
+    config: RunConfig
+    data: str
+    """Folder of shards."""
+    folder: Path
+    """Where the run's files go; resumed when it holds a checkpoint."""
+    trial_id: str
+    study: str | None = None
+    overrides: dict[str, Any] = field(default_factory=dict)
+
+
+def record_of(spec: RunSpec, state: TrainState, shards: ShardFolder, steps: int, worker: Worker) -> TrialRecord:
+    """The run's record as its state says."""
+    manifest = shards.manifest
+    return TrialRecord(
+        trial_id=spec.trial_id,
+        study=spec.study,
+        status=Status.COMPLETED if state.step >= steps else Status.RUNNING,
+        task=spec.config.task,
+        metric=spec.config.eval.metric,
+        mode=spec.config.eval.mode,
+        overrides=spec.overrides,
+        architecture=spec.config.model.architecture,
+        metrics=state.best_metrics,
+        epochs=len(state.history),
+        epochs_planned=spec.config.train.epochs,
+        best_epoch=state.best_epoch,
+        images_seen=state.step * spec.config.train.batch_global,
+        data=str(shards.root),
+        data_digest=manifest.data_digest,
+        split_digest=manifest.split_digest_of(spec.config.data.fold),
+        split_leaky=manifest.split_leaky,
+        resolution=manifest.size if state.history else None,
+        samples=state.history[-1]["samples"] if state.history else 0,
+        bad_samples=len(state.bad),
+        world_size=worker.world_size,
+        gpu_hours=state.seconds * worker.world_size / 3600 if worker.device.type == "cuda" else 0.0,
+        cpu_hours=state.cpu_seconds / 3600,
+        seconds=state.seconds,
+        checkpoint=records.BEST_CHECKPOINT if state.best_epoch is not None else None,
+        created_at=_created_at(spec.folder),
+        versions={"distseg": __version__, "torch": torch.__version__},
+    )
+
+
+def write_start(spec: RunSpec, record: TrialRecord) -> None:
+    atomic.write_text(spec.folder / records.CONFIG_FILE, config.dump(spec.config))
+    record.save(spec.folder)
+
+
+def write_progress(spec: RunSpec, state: TrainState, record: TrialRecord) -> None:
+    lines = "".join(json.dumps(row) + "\n" for row in state.history)
+    atomic.write_text(spec.folder / records.EPOCHS_FILE, lines)
+    record.save(spec.folder)
+
+
+def save_best(spec: RunSpec, state: TrainState, shards: ShardFolder, score: Score) -> None:
+    """``best.pt`` and the counts that belong to it."""
+    tree = {
+        **identity(spec.config, shards.manifest),
+        "network": state.network.state_dict(),
+        "epoch": state.best_epoch,
+        "metrics": state.best_metrics,
+    }
+    checkpoint.save(spec.folder / records.BEST_CHECKPOINT, tree)
+    atomic.write_text(spec.folder / records.GROUPS_FILE, json.dumps(score.groups) + "\n")
+
+
+def fence(folder: Path) -> None:
+    """Stops a run whose record somebody ended meanwhile: a scheduler's stop may not reach a nested worker at once."""
+    status = TrialRecord.load(folder).status
+    if status is not Status.RUNNING:
+        raise TrainingError(f"{folder}: the run was ended as {status} by its study; nothing more is written")
+
+
+def close_record(spec: RunSpec, worker: Worker, status: Status, reason: str) -> None:
+    if worker.rank == 0 and (spec.folder / records.RECORD_FILE).exists():
+        record = TrialRecord.load(spec.folder)
+        if not record.status.finished:
+            record.model_copy(update={"status": status, "reason": reason}).save(spec.folder)
+
+
+def _created_at(folder: Path) -> str:
+    path = folder / records.RECORD_FILE
+    return TrialRecord.load(folder).created_at if path.exists() else records.now()

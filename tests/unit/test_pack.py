@@ -1,0 +1,338 @@
+import io
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from distseg.data import pack as pack_module
+from distseg.data.codec import decode_image, decode_mask
+from distseg.data.info import class_counts_csv, info
+from distseg.data.layouts import carvana
+from distseg.data.layouts.base import Corpus, Labels, RawSample
+from distseg.data.manifest import Manifest, SampleEntry, Shard, ShardFolder, index_path
+from distseg.data.pack import pack
+from distseg.data.verify import verify
+from distseg.errors import DataError
+
+CARS, VIEWS = 6, 4
+SIZE = WIDTH, HEIGHT = 32, 24
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> Path:
+    """Six cars, four views each, 32x24: noise, and a mask of 12 columns (288 of 768 pixels)."""
+    folder = tmp_path / "raw"
+    (folder / "train").mkdir(parents=True)
+    (folder / "train_masks").mkdir()
+    noise = np.random.default_rng(0)
+    mask = np.zeros((HEIGHT, WIDTH), np.uint8)
+    mask[:, 8:20] = 255
+    for car in range(CARS):
+        for view in range(1, VIEWS + 1):
+            key = f"car{car}_{view:02d}"
+            image = noise.integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
+            cv2.imwrite(str(folder / "train" / f"{key}.jpg"), image)
+            cv2.imwrite(str(folder / "train_masks" / f"{key}_mask.png"), mask)
+    return folder
+
+
+def pack_small(source: Path, out: Path, **changes: object) -> Manifest:
+    arguments: dict = {"size": None, "val_fraction": 0.3, "samples_per_shard": 5} | changes
+    return pack(carvana.read(source), out, **arguments)
+
+
+def all_entries(folder: ShardFolder) -> list[tuple[Shard, SampleEntry]]:
+    return [(shard, entry) for shard in folder.manifest.shards for entry in folder.entries(shard)]
+
+
+def stored(folder: ShardFolder, shard: Shard, entry: SampleEntry, ending: str) -> bytes:
+    member = entry.members[ending]
+    return folder.shard_path(shard).read_bytes()[member.offset : member.offset + member.length]
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("encoding", ["png", "bits"])
+def test_webdataset_opens_every_shard_and_sees_what_the_index_says(raw: Path, tmp_path: Path, encoding: str) -> None:
+    import webdataset
+
+    pack_small(raw, tmp_path / "out", mask_encoding=encoding)
+    folder = ShardFolder.open(tmp_path / "out")
+    for shard in folder.manifest.shards:
+        dataset = webdataset.WebDataset(str(folder.shard_path(shard)), shardshuffle=False)
+        theirs = [(sample["__key__"], sample["jpg"], sample[encoding]) for sample in dataset]
+        ours = [
+            (entry.key, stored(folder, shard, entry, "jpg"), stored(folder, shard, entry, encoding))
+            for entry in folder.entries(shard)
+        ]
+        assert theirs == ours
+
+
+def test_manifest_tells_what_is_stored(raw: Path, tmp_path: Path) -> None:
+    manifest = pack_small(raw, tmp_path / "out", size=(16, 12), test_fraction=0.2, folds=2)
+    folder = ShardFolder.open(tmp_path / "out")
+    assert folder.manifest == manifest
+    # of 24 samples: test 4.8 -> one car (4), val 7.2 -> two cars (8); at most 5 samples a shard
+    assert manifest.samples == {"train": 12, "val": 8, "test": 4}
+    assert [(shard.name, shard.samples) for shard in manifest.shards] == [
+        ("train-000000.tar", 5),
+        ("train-000001.tar", 5),
+        ("train-000002.tar", 2),
+        ("val-000000.tar", 5),
+        ("val-000001.tar", 3),
+        ("test-000000.tar", 4),
+    ]
+    # a stored mask has 16x12 = 192 pixels, 6 of its 16 columns are car: 72
+    assert manifest.class_pixels == {"background": 24 * 120, "car": 24 * 72}
+    for shard, entry in all_entries(folder):
+        place = manifest.groups[entry.group]
+        assert (shard.split, entry.fold) == (place.split, place.fold)
+        assert (entry.size, entry.original_size) == ((16, 12), SIZE)
+        assert entry.source == f"{entry.key}.jpg"
+        assert decode_image(stored(folder, shard, entry, "jpg")).shape == (12, 16, 3)
+        mask = decode_mask(stored(folder, shard, entry, "png"), "png", 2)
+        assert np.flatnonzero(mask[0]).tolist() == list(range(4, 10))
+    assert len(all_entries(folder)) == 24
+    assert Counter(place.fold for place in manifest.groups.values()) == {None: 1, 0: 3, 1: 2}
+    assert verify(folder) == []
+    assert info(folder) == {
+        "samples": 24,
+        "groups": 6,
+        "splits": {"train": 12, "val": 8, "test": 4},
+        "shards": 6,
+        "bytes": sum(path.stat().st_size for path in folder.root.glob("*.tar")),
+        "classes": ["background", "car"],
+        "class_pixels": [2880, 1728],
+        "data_digest": manifest.data_digest,
+        "split_digest": manifest.split_digest,
+        "bad": [],
+    }
+    assert class_counts_csv(folder) == "class,pixels,fraction\nbackground,2880,0.625000\ncar,1728,0.375000\n"
+
+
+def test_a_jpeg_of_the_wanted_size_is_stored_byte_for_byte(raw: Path, tmp_path: Path) -> None:
+    pack_small(raw, tmp_path / "out", size=SIZE)
+    folder = ShardFolder.open(tmp_path / "out")
+    for shard, entry in all_entries(folder):
+        assert stored(folder, shard, entry, "jpg") == (raw / "train" / entry.source).read_bytes()
+
+
+def test_exif_rotation_and_grey_are_taken_into_the_pixels(raw: Path, tmp_path: Path) -> None:
+    shown = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    shown[:, : WIDTH // 2] = (255, 0, 0)  # as a viewer shows it: the left half is red
+    exif = Image.Exif()
+    exif[0x0112] = 6  # "turn by 90 degrees clockwise to see it": so it is stored turned the other way
+    turned = Image.fromarray(np.rot90(shown, 1).copy())
+    turned.save(raw / "train" / "car0_01.jpg", exif=exif, quality=95)
+    Image.new("L", SIZE, 200).save(raw / "train" / "car0_02.jpg")
+    pack_small(raw, tmp_path / "out")
+    folder = ShardFolder.open(tmp_path / "out")
+    images = {entry.key: (entry, stored(folder, shard, entry, "jpg")) for shard, entry in all_entries(folder)}
+    entry, data = images["car0_01"]
+    assert entry.size == entry.original_size == SIZE
+    image = decode_image(data).astype(int)
+    assert image[:, :12, 0].min() > 200
+    assert image[:, 20:, 0].max() < 50
+    with Image.open(io.BytesIO(images["car0_02"][1])) as grey:
+        assert grey.mode == "RGB"
+
+
+def test_the_same_bytes_for_any_number_of_workers_and_any_place(raw: Path, tmp_path: Path) -> None:
+    one = pack_small(raw, tmp_path / "one", folds=3)
+    moved = raw.rename(tmp_path / "elsewhere")
+    seen: list[tuple[int, int]] = []
+    two = pack_small(
+        moved, tmp_path / "two", folds=3, workers=2, progress=lambda done, total: seen.append((done, total))
+    )
+    assert one == two
+    assert files(tmp_path / "one") == files(tmp_path / "two")
+    assert seen[-1] == (24, 24)
+
+
+def test_seed_mixes_groups_within_shards(raw: Path, tmp_path: Path) -> None:
+    first = pack_small(raw, tmp_path / "a", seed=1, samples_per_shard=8)
+    again = pack_small(raw, tmp_path / "b", seed=2, samples_per_shard=8)
+    assert first.split_digest != again.split_digest
+    folder = ShardFolder.open(tmp_path / "a")
+    for shard in folder.manifest.shards:
+        if shard.split == "train":
+            assert len({entry.group for entry in folder.entries(shard)}) > 1
+
+
+def test_digests_follow_what_they_name(raw: Path, tmp_path: Path) -> None:
+    before = pack_small(raw, tmp_path / "before")
+    smaller = pack_small(raw, tmp_path / "smaller", size=(16, 12))
+    folds = pack_small(raw, tmp_path / "folds", folds=2)
+    assert smaller.split_digest == before.split_digest
+    assert smaller.data_digest != before.data_digest
+    assert folds.data_digest == before.data_digest
+    assert folds.split_digest != before.split_digest
+
+
+def test_all_bad_samples_are_counted_and_nothing_stays(raw: Path, tmp_path: Path) -> None:
+    image = raw / "train" / "car1_01.jpg"
+    image.write_bytes(image.read_bytes()[:-60])
+    Image.new("L", (WIDTH, HEIGHT - 1)).save(raw / "train_masks" / "car4_02_mask.png")
+    (raw / "train_masks" / "car5_03_mask.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"sample 'car\d_0\d': .* \(and 2 more\); nothing was packed"):
+        pack_small(raw, tmp_path / "out")
+    assert {path.name for path in tmp_path.iterdir()} == {"raw"}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("train/car1_01.jpg", b"GIF89a", "image cannot be decoded"),
+        ("train/car1_01.jpg", b"", "image cannot be decoded"),
+        ("train_masks/car1_01_mask.png", b"", "mask cannot be decoded"),
+    ],
+)
+def test_one_bad_sample_is_named(raw: Path, tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    (raw / name).write_bytes(content)
+    with pytest.raises(DataError, match=f"sample 'car1_01': .*{message}"):
+        pack_small(raw, tmp_path / "out", workers=2)
+    assert not (tmp_path / "out").exists()
+
+
+def test_images_that_declare_too_many_pixels_are_not_decoded(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("distseg.data.raw_image.MAX_PIXELS", WIDTH * HEIGHT - 1)
+    with pytest.raises(DataError, match="declares 32x24 pixels, more than 767"):
+        pack_small(raw, tmp_path / "out")
+
+
+class Constant:
+    """A mask source whose label map has one label in its first pixel and 0 elsewhere."""
+
+    def __init__(self, label: int) -> None:
+        self.label = label
+
+    def read(self) -> Labels:
+        labels = np.zeros((HEIGHT, WIDTH), np.uint8)
+        labels[0, 0] = self.label
+        return labels
+
+
+def corpus_of(raw: Path, label: int, key: str = "k") -> Corpus:
+    image = raw / "train" / "car0_01.jpg"
+    samples = [RawSample(f"{key}{number}", f"g{number}", image, Constant(label)) for number in range(2)]
+    return Corpus("test", "multiclass", ("a", "b", "c"), 255, samples)
+
+
+def test_labels_out_of_range_are_refused_and_the_ignore_label_is_counted(raw: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"label 3 out of range 0\.\.2"):
+        pack(corpus_of(raw, 3), tmp_path / "out", size=None)
+    manifest = pack(corpus_of(raw, 255), tmp_path / "out", size=None)
+    assert manifest.class_pixels == {"a": 2 * 767, "b": 0, "c": 0, "ignore": 2}
+    with pytest.raises(DataError, match="'bits' holds labels 0 and 1 only"):
+        pack(corpus_of(raw, 1), tmp_path / "bits", size=None, mask_encoding="bits")
+
+
+@pytest.mark.parametrize("key", ["a.b", "a/b", "a b", "", "x" * 91])
+def test_keys_that_a_tar_cannot_hold_are_refused(raw: Path, tmp_path: Path, key: str) -> None:
+    corpus = corpus_of(raw, 0)
+    samples = [replace(corpus.samples[0], key=key), corpus.samples[1]]
+    with pytest.raises(DataError, match="want a name without dots"):
+        pack(replace(corpus, samples=samples), tmp_path / "out", size=None)
+
+
+def test_corpora_without_samples_or_with_equal_keys_are_refused(raw: Path, tmp_path: Path) -> None:
+    corpus = corpus_of(raw, 0)
+    with pytest.raises(DataError, match="no sample to pack"):
+        pack(replace(corpus, samples=[]), tmp_path / "out", size=None)
+    with pytest.raises(DataError, match="sample 'k0': 2 samples have this name"):
+        pack(replace(corpus, samples=[corpus.samples[0]] * 2), tmp_path / "out", size=None)
+
+
+def test_a_folder_that_holds_anything_is_refused_and_untouched(raw: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    pack_small(raw, out)
+    before = files(out)
+    with pytest.raises(DataError, match="not empty"):
+        pack_small(raw, out, size=(16, 12))
+    assert files(out) == before
+    with pytest.raises(DataError, match="is a file"):
+        pack_small(raw, raw / "train" / "car0_01.jpg")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    pack_small(raw, empty)
+    assert verify(ShardFolder.open(empty)) == []
+
+
+def test_what_a_killed_packing_left_is_removed_and_a_living_ones_kept(raw: Path, tmp_path: Path) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    leftovers = [tmp_path / f".out.tmp-{pid}" for pid in (gone.pid, os.getpid())]
+    kept = [tmp_path / f".out.tmp-{os.getppid()}", tmp_path / f".other.tmp-{gone.pid}", tmp_path / ".out.tmp-x"]
+    for folder in [*leftovers, *kept]:
+        folder.mkdir()
+        (folder / "train-000000.tar").write_bytes(b"half")
+    pack_small(raw, tmp_path / "out")
+    assert not any(folder.exists() for folder in leftovers)
+    assert all(folder.exists() for folder in kept)
+
+
+def test_an_interrupted_packing_leaves_nothing(raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pack_module, "_members", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        pack_small(raw, tmp_path / "out")
+    assert {path.name for path in tmp_path.iterdir()} == {"raw"}
+
+
+def test_verify_names_the_sample_of_a_damaged_byte(raw: Path, tmp_path: Path) -> None:
+    pack_small(raw, tmp_path / "out")
+    folder = ShardFolder.open(tmp_path / "out")
+    shard, entry = all_entries(folder)[7]
+    path = folder.shard_path(shard)
+    data = bytearray(path.read_bytes())
+    data[entry.members["png"].offset + 20] ^= 1
+    path.write_bytes(data)
+    found = verify(folder)
+    assert [(sample.shard, sample.key) for sample in found] == [(shard.name, "*"), (shard.name, entry.key)]
+    assert "sha256" in found[0].reason
+    assert "CRC" in found[1].reason
+
+
+def test_verify_finds_files_that_are_missing_cut_or_changed(raw: Path, tmp_path: Path) -> None:
+    pack_small(raw, tmp_path / "out")
+    folder = ShardFolder.open(tmp_path / "out")
+    gone, cut, changed, *_ = folder.manifest.shards
+    folder.shard_path(gone).unlink()
+    path = folder.shard_path(cut)
+    path.write_bytes(path.read_bytes()[:600])
+    index = index_path(folder.shard_path(changed))
+    index.write_text(index.read_text().replace('"group":"car', '"group":"bus'))
+    found = verify(folder)
+    reasons = {
+        shard.name: [sample.reason for sample in found if sample.shard == shard.name]
+        for shard in folder.manifest.shards
+    }
+    assert "cannot be read" in reasons[gone.name][0]
+    assert sum("shard ends after" in reason for reason in reasons[cut.name]) >= 4
+    assert len(reasons[changed.name]) == 1
+    assert "index.jsonl has sha256" in reasons[changed.name][0]
+    assert len([sample for sample in found if sample.shard in (None, folder.manifest.shards[-1].name)]) == 0
+
+
+def test_verify_computes_the_digests_again(raw: Path, tmp_path: Path) -> None:
+    pack_small(raw, tmp_path / "out")
+    path = tmp_path / "out" / "manifest.json"
+    tree = json.loads(path.read_text())
+    path.write_text(json.dumps(tree | {"data_digest": "0" * 64, "split_digest": "1" * 64}))
+    reasons = [sample.reason for sample in verify(ShardFolder.open(tmp_path / "out"))]
+    assert [reason.split()[0] for reason in reasons] == ["data_digest", "split_digest"]
