@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from distseg.predict import rle
+from distseg.data import rle
 
 Mask = npt.NDArray[np.uint8]
 

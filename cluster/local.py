@@ -85,7 +85,14 @@ def start() -> LocalRay:
         *(f"--metrics-export-port={metrics}", "--min-worker-port=0", "--max-worker-port=0", "--log-color=false"),
     ]
     try:
-        done = subprocess.run(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        done = subprocess.run(
+            command,
+            env=environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C is for whoever started it, who then stops it
+        )
         if done.returncode:
             raise RuntimeError(f"Ray did not start:\n{done.stdout}")
     except BaseException:

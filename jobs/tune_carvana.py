@@ -23,11 +23,11 @@ def parse() -> SearchJob:
     parser.add_argument("--trials", type=int, help="trials in all; default: the search file's")
     parser.add_argument("--workers-per-trial", type=int, metavar="N", help="DDP workers of each trial")
     parser.add_argument("--home", metavar="DIR", help="default: DISTSEG_HOME as the cluster has it, else ~/.distseg")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="of the base config; study.key=value of the search")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="base config; study.key: the search")
     args = parser.parse_args()
     for name, path in (("--raw", args.raw), ("--data", args.data), ("--home", args.home and Path(args.home))):
         if path is not None and not path.is_absolute():
-            raise InputError(f"{name}: got the relative path '{path}', want an absolute one: a job runs in a copied folder")
+            raise InputError(f"{name}: got the relative path '{path}', want an absolute one: a job runs elsewhere")
     return SearchJob(
         home=Home.from_environment(args.home),
         search_file=args.config,

@@ -27,10 +27,11 @@ def load(path: Path) -> dict[str, Any]:
         raise HomeError(f"{path}: no such checkpoint; train at least one epoch first") from error
     except Exception as error:  # a damaged file raises whatever zip and pickle like
         raise HomeError(f"{path}: cannot be read as a checkpoint ({type(error).__name__}); remove it") from error
-    version = tree.get("format_version") if isinstance(tree, dict) else None
+    found: dict[str, Any] = tree if isinstance(tree, dict) else {}
+    version = found.get("format_version")
     if version != FORMAT_VERSION:
         raise HomeError(f"{path}: checkpoint format {version}, want {FORMAT_VERSION}; train again with this version")
-    return tree
+    return found
 
 
 def sha256(path: Path) -> str:

@@ -146,7 +146,7 @@ class RunConfig(Section):
         if classic and self.model.encoder is not None:
             raise ValueError(f"model.encoder: got '{self.model.encoder}', but classic_unet has no encoder; drop it")
         if not classic and self.model.encoder is None:
-            raise ValueError(f"model.encoder: missing; architecture '{self.model.architecture}' needs one, e.g. resnet34")
+            raise ValueError(f"model.encoder: missing; architecture '{self.model.architecture}' needs one")
         return self
 
 
@@ -223,7 +223,9 @@ class SearchConfig(Section):
         seen: set[str] = set()
         for path, dimension in self.space.items():
             if dimension.when is not None and dimension.when.path not in seen:
-                raise ValueError(f"space.{path}.when.path: '{dimension.when.path}' is not an earlier field of the space")
+                raise ValueError(
+                    f"space.{path}.when.path: '{dimension.when.path}' is not an earlier field of the space"
+                )
             seen.add(path)
         return self
 

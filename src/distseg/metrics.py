@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 
 Sums = npt.NDArray[np.float64]
-"""(classes * classes + 3,): the confusion matrix row-major (truth, prediction), then images, sum of Dice, sum of IoU."""
+"""(classes * classes + 3,): confusion matrix row-major (truth, prediction), then images, sum of Dice, sum of IoU."""
 
 
 def confusion(predictions: torch.Tensor, targets: torch.Tensor, classes: int, ignore_label: int | None) -> torch.Tensor:

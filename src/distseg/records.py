@@ -4,6 +4,7 @@ They hold plain Python only, so the rooms that must not import torch (leaderboar
 """
 
 import json
+from contextlib import suppress
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -191,8 +192,8 @@ class ExportManifest(Value):
     classes: tuple[str, ...]
     input_size: tuple[int, int] | None
     """(width, height) to which images are resized inside; None: they are not."""
-    resolution: tuple[int, int]
-    """(width, height) at which ``metrics`` were measured."""
+    resolution: tuple[int, int] | None
+    """(width, height) at which ``metrics`` were measured; None: stored sizes differ."""
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     divisor: int
@@ -225,8 +226,6 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
     lines = path.read_text().split("\n")
     rows = [json.loads(line) for line in lines[:-1] if line]
     if lines[-1]:
-        try:
+        with suppress(ValueError):  # the only line that can be torn: every other ends in a newline
             rows.append(json.loads(lines[-1]))
-        except ValueError:
-            pass  # the only line that can be torn: every other ends in a newline
     return rows

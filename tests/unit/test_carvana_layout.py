@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from distseg.data.layouts import read_corpus
-from distseg.data.layouts.carvana import paint_runs, read
+from distseg.data.layouts.carvana import read
 from distseg.errors import DataError
 
 WIDTH, HEIGHT = 5, 4
@@ -63,10 +63,6 @@ def test_run_lengths_where_masks_are_absent(tmp_path: Path, newline: str) -> Non
     assert second.mask.read().shape == (HEIGHT, WIDTH)
 
 
-def test_runs_that_touch_and_fill_the_picture() -> None:
-    np.testing.assert_array_equal(paint_runs(["1", "2", "3", "4"], 3, 2), np.ones((2, 3), np.uint8))
-
-
 @pytest.mark.parametrize("runs", ["1 2 3", "0 2", "5 2 3 1", "1 3 2 1", "20 2", "3 0", "1 x"])
 def test_wrong_runs_are_refused(tmp_path: Path, runs: str) -> None:
     write_images(tmp_path, "a_01")
@@ -106,6 +102,8 @@ def test_hidden_files_are_left_out(tmp_path: Path) -> None:
 
 
 def test_other_folders_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such folder"):
+        read(tmp_path / "absent")
     with pytest.raises(DataError, match="no folder 'train'"):
         read(tmp_path)
     (tmp_path / "train").mkdir()

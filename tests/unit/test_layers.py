@@ -11,6 +11,7 @@ import pytest
 import distseg
 
 PACKAGE = Path(distseg.__file__).parent
+JOBS = Path(__file__).resolve().parents[2] / "jobs"
 
 BASE = {"distseg", "errors", "config", "records", "home", "atomic"}
 """Rooms that everybody may use; ``distseg`` is the package's own ``__init__``."""
@@ -35,6 +36,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
     "queue": (BASE, BASE_LIBRARIES | {"sqlalchemy", "psycopg", "rich"}),
     "on_ray": (ALL, CORE_LIBRARIES | {"ray", "optuna", "pyarrow"}),
     "cli": (ALL | {"on_ray", "app"}, {"typer", "rich"}),
+    "jobs": (ALL | {"on_ray"}, set()),
     "app": (ALL, {"gradio", "numpy", "PIL"}),
 }
 
@@ -86,6 +88,11 @@ def test_imports_only_what_its_room_may(module: str) -> None:
     path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
     assert room_of(module) in RULES, f"{module}: a room without rules; add it to RULES"
     assert forbidden_imports(room_of(module), imports_of(path)) == set()
+
+
+@pytest.mark.parametrize("path", sorted(JOBS.glob("*.py")), ids=lambda path: path.name)
+def test_jobs_are_thin(path: Path) -> None:
+    assert forbidden_imports("jobs", imports_of(path)) == set()
 
 
 def test_the_rule_sees_forbidden_imports() -> None:

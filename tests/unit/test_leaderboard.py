@@ -19,7 +19,7 @@ from distseg.errors import HomeError, InputError
 from distseg.leaderboard.rank import comparable_sets, rank, sorting
 from distseg.leaderboard.render import render, to_json
 from distseg.leaderboard.store import records
-from distseg.records import LeaderboardRow, Status, TrialRecord
+from distseg.records import LeaderboardRow, Status, StudyInfo, TrialRecord
 
 ROOT = Path("/home/studies/cars")
 DICE = "dice_mean_per_image"

@@ -7,8 +7,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from distseg.data import rle
 from distseg.errors import DataError
-from distseg.predict import rle
 
 ORDERS = st.sampled_from(["row-major", "column-major"])
 # Sides from 1 take in 1xN and Nx1; the fill makes most of the larger masks one colour with a few spots.

@@ -14,8 +14,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from distseg.cli.submission import score as score_command
+from distseg.data import rle
 from distseg.errors import DataError
-from distseg.predict import rle
 from distseg.predict.score import dice, score
 
 PAIRS = hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=30).flatmap(

@@ -11,7 +11,7 @@ from distseg.errors import DataError, InputError
 app = typer.Typer(no_args_is_help=True, help="Raw data to shards, and what is in them.")
 
 LayoutOption = Annotated[str, typer.Option(help="How the raw data lies in its folder: carvana.", show_default=False)]
-ShardsArgument = Annotated[Path, typer.Argument(help="Folder that 'distseg data pack' made.", show_default=False)]
+ShardsArgument = Annotated[Path, typer.Argument(metavar="SHARDS", help="Folder that 'distseg data pack' made.")]
 SeedOption = Annotated[int, typer.Option(min=0, help="The same seed gives the same files.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
 

@@ -19,8 +19,8 @@ def export(
         distseg export first --out model.ts
     """
     from distseg.export.build import export as export_run
-    from distseg.leaderboard.choose import trial_folder
     from distseg.home import Home
+    from distseg.leaderboard.choose import trial_folder
 
     manifest = export_run(trial_folder(Home.from_environment(home).find(name), trial), out)
     typer.echo(

@@ -10,18 +10,16 @@ if TYPE_CHECKING:
     from distseg.records import TrialRecord
     from distseg.train.run_folder import RunSpec
 
-_NEWEST = "the newest"
-
 
 def train(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file of a run.")],
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="E.g. optim.lr=3e-4.")] = None,
     data: Annotated[Path, typer.Option(metavar="SHARDS", help="Folder made by 'distseg data pack'.")] = ...,  # type: ignore[assignment]
     workers: Annotated[int, typer.Option(min=1, help="DDP workers, on Ray Train.")] = 1,
-    local: Annotated[bool, typer.Option("--local", help="Without Ray: in this process, or as one of torchrun's.")] = False,
+    local: Annotated[bool, typer.Option("--local", help="Without Ray: here, or as one of torchrun's.")] = False,
     resume: Annotated[
         str | None,
-        typer.Option(metavar="[RUN]", is_flag=False, flag_value=_NEWEST, help="Go on with a run; default: the newest."),
+        typer.Option(metavar="[RUN]", help="Go on with a run; without a name, with the newest of this CONFIG."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
     home: Annotated[str | None, typer.Option(metavar="DIR", help="Default: DISTSEG_HOME, else ~/.distseg.")] = None,
@@ -41,9 +39,9 @@ def train(
         raise InputError(f"--local: got --workers {workers} beside it; use torchrun --nproc-per-node {workers}, or Ray")
     cfg = load_run(config, overrides or [])
     folders = Home.from_environment(home)
-    name = _resumed(folders, resume, config.stem) if resume else unique_name(config.stem)
+    name = _resumed(folders, resume, config.stem) if resume is not None else unique_name(config.stem)
     spec = RunSpec(config=cfg, data=str(data.resolve()), folder=folders.run(name), trial_id=name)
-    record = _local(spec) if local else _on_ray(spec, workers)
+    record = _local(spec) if local else _on_ray(spec, workers, folders.root / "cache" / "ray")
     if record is not None:
         _show(name, record, spec, as_json)
 
@@ -52,7 +50,7 @@ def _resumed(folders: "Home", wanted: str, stem: str) -> str:
     """Name of the run to go on with; HomeError when there is none."""
     from distseg.errors import HomeError
 
-    if wanted != _NEWEST:
+    if wanted:
         if not folders.run(wanted).is_dir():
             raise HomeError(f"run '{wanted}': not found in {folders.runs}; start it without --resume")
         return wanted
@@ -76,7 +74,7 @@ def _local(spec: "RunSpec") -> "TrialRecord | None":
         return record if worker.rank == 0 else None
 
 
-def _on_ray(spec: "RunSpec", workers: int) -> "TrialRecord":
+def _on_ray(spec: "RunSpec", workers: int, storage: Path) -> "TrialRecord":
     from distseg.on_ray.session import check_workers, cluster_total, session
 
     with session():
@@ -86,7 +84,7 @@ def _on_ray(spec: "RunSpec", workers: int) -> "TrialRecord":
         gpus = 1 if cluster_total("GPU") else 0
         check_workers(workers, cpus, gpus)
         with Follow(spec, _epoch_line(spec)):
-            return fit(spec, workers=workers, cpus_per_worker=cpus, gpus_per_worker=gpus)
+            return fit(spec, storage=storage, workers=workers, cpus_per_worker=cpus, gpus_per_worker=gpus)
 
 
 def _epoch_line(spec: "RunSpec") -> Any:

@@ -1,8 +1,8 @@
 """Which sample is read when: pure arithmetic on sizes, seed and epoch.
 
-One list for all: the shards are shuffled, then the samples within each window of shards. Global batch k of an epoch is a
-slice of that list, and a rank takes its slice of the batch, so the order of training does not depend on how many ranks
-or loader processes there are. (MosaicML Streaming partitions by ranks first; that makes its order depend on them.)
+One list for all: the shards are shuffled, then the samples within each window of shards. Global batch k of an epoch is
+a slice of that list, and a rank takes its slice of the batch, so the order of training does not depend on how many
+ranks or loader processes there are. (MosaicML Streaming partitions by ranks first; its order depends on them.)
 """
 
 from collections.abc import Sequence
@@ -50,7 +50,7 @@ class EpochPlan:
     seed: int
     window: int
     tail: Literal["wrap", "drop"]
-    """When samples do not divide by the batch: ``wrap`` fills the last batch from the epoch's start, ``drop`` omits it."""
+    """When samples do not fill the last batch: ``wrap`` fills it from the epoch's start, ``drop`` omits it."""
 
     @property
     def samples(self) -> int:

@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import tarfile
+import threading
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -259,10 +260,10 @@ def _run(tasks: Sequence[_ShardTask], workers: int, progress: Progress | None) -
         for task in tasks:
             yield _write_shard(task, lambda: advance(1))
         return
-    # spawn: a fork would copy the threads of whoever calls; each process keeps to one thread
+    # spawn: a fork would copy the threads of whoever calls
     spawn = multiprocessing.get_context("spawn")
     processes = min(workers, len(tasks))
-    with ProcessPoolExecutor(processes, mp_context=spawn, initializer=cv2.setNumThreads, initargs=(0,)) as pool:
+    with ProcessPoolExecutor(processes, mp_context=spawn, initializer=_start_process) as pool:
         try:
             for task, result in zip(tasks, pool.map(_write_shard, tasks), strict=True):
                 advance(len(task.samples))
@@ -271,6 +272,19 @@ def _run(tasks: Sequence[_ShardTask], workers: int, progress: Progress | None) -
             raise DistsegError(
                 "a packing process was killed (out of memory?) and nothing was packed; try fewer --workers"
             ) from error
+
+
+def _start_process() -> None:
+    cv2.setNumThreads(0)  # processes are the parallelism
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Else processes of a packing that was killed (SIGKILL) wait for work for ever: the executor does not end them."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _write_shard(task: _ShardTask, advance: Callable[[], None] = lambda: None) -> _ShardResult:

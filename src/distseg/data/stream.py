@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from distseg.data.codec import decode_image, decode_mask
+from distseg.data.codec import decode_image, decode_mask, resize_pair
 from distseg.data.manifest import BadSample, SampleEntry, Shard, ShardFolder
 from distseg.data.order import EpochPlan, rank_slice
 from distseg.errors import BadSampleError, DataError
@@ -25,6 +25,7 @@ Pixels = npt.NDArray[np.uint8]
 Augment = Callable[[Pixels, Pixels, int, str], tuple[Pixels, Pixels]]
 """(image (H, W, 3), mask (H, W), epoch, key) -> the same, augmented."""
 
+_OPEN_FILES_MAX = 64  # a shuffle window is smaller; a process may open some 1000
 _REPLACEMENTS_MAX = 100  # a run of this many unusable samples is no accident: the shard is gone
 
 
@@ -74,7 +75,7 @@ class ShardReader:
             self._samples += [(shard, entry) for entry in kept]
             sizes.append(len(kept))
         self.shard_sizes = tuple(size for size in sizes if size)
-        self._files: dict[str, int] = {}
+        self._files: dict[str, int] = {}  # most recently used last
 
     def __len__(self) -> int:
         return len(self._samples)
@@ -112,13 +113,17 @@ class ShardReader:
         return data
 
     def _file(self, shard: Shard) -> int:
-        if shard.name not in self._files:
+        file = self._files.pop(shard.name, None)
+        if file is None:
             path = self._folder.shard_path(shard)
             try:
-                self._files[shard.name] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             except OSError as error:
                 raise DataError(f"{path}: cannot be opened ({error.strerror}); pack the data again") from error
-        return self._files[shard.name]
+            if len(self._files) == _OPEN_FILES_MAX:
+                os.close(self._files.pop(next(iter(self._files))))
+        self._files[shard.name] = file
+        return file
 
 
 def open_split(folder: ShardFolder, *, training: bool, fold: int | None) -> ShardReader:
@@ -142,16 +147,6 @@ def open_named_split(folder: ShardFolder, split: str) -> ShardReader:
     if not shards:
         raise DataError(f"{folder.root}: no sample in split '{split}'; pack again with a fraction for it")
     return ShardReader(folder, shards, lambda entry: True)
-
-
-def resize_pair(image: Pixels, mask: Pixels, size: tuple[int, int]) -> tuple[Pixels, Pixels]:
-    """Image (area when shrinking) and mask (nearest) at ``size`` = (width, height)."""
-    height, width = mask.shape
-    if (width, height) == size:
-        return image, mask
-    shrinking = size[0] <= width and size[1] <= height
-    image = cv2.resize(image, size, interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR)
-    return image, cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST_EXACT)  # type: ignore[return-value]
 
 
 class TrainBatches(Dataset[Batch]):
@@ -190,7 +185,7 @@ class TrainBatches(Dataset[Batch]):
 
         Replacing keeps all ranks at the same number of batches, and the next position is a pure function of the first.
         """
-        bad = []
+        bad: list[BadSample] = []
         for offset in range(_REPLACEMENTS_MAX):
             index = int(order[(position + offset) % len(order)])
             try:

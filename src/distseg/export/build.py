@@ -39,8 +39,8 @@ def export(folder: Path, out: Path) -> ExportManifest:
         classes=shards.manifest.classes,
         input_size=(predictor.width, predictor.height) if predictor.width else None,
         resolution=record.resolution,
-        mean=tuple((predictor.mean.flatten() / 255).tolist()),
-        std=tuple((predictor.std.flatten() / 255).tolist()),
+        mean=_per_channel(predictor.mean),
+        std=_per_channel(predictor.std),
         divisor=predictor.divisor,
         metric=record.metric,
         metrics={},
@@ -89,3 +89,9 @@ def score_file(path: Path, shards: ShardFolder, fold: int | None, batch: int = 1
     with torch.inference_mode():
         score, _ = measure(module, loader, shards.manifest, torch.device("cpu"), lambda sums: sums)
     return score
+
+
+def _per_channel(buffer: torch.Tensor) -> tuple[float, float, float]:
+    """A buffer (1, 3, 1, 1) for pixels 0..255 as three numbers for pixels 0..1."""
+    red, green, blue = (buffer.flatten() / 255).tolist()
+    return red, green, blue

@@ -1,4 +1,4 @@
-"""Does the exported file do what the model does? Both run on the same images, and nothing is shipped unless they agree."""
+"""Does the exported file do what the model does? Both see the same images; nothing is shipped unless they agree."""
 
 from collections.abc import Sequence
 
@@ -40,8 +40,8 @@ def check(
             same = (masks == wanted).float().mean().item()
             if difference > PROBABILITY_TOLERANCE or same < AGREEMENT_MIN:
                 raise ParityError(
-                    f"exported model, {case}: probabilities differ by {difference:.2g} (at most {PROBABILITY_TOLERANCE})"
-                    f" and {same:.4%} of pixels agree (at least {AGREEMENT_MIN:.1%}); nothing was written"
+                    f"exported model, {case}: probabilities differ by {difference:.2g} (want {PROBABILITY_TOLERANCE})"
+                    f", {same:.4%} of pixels agree (want {AGREEMENT_MIN:.1%}); nothing was written"
                 )
             cases.append(case)
             probability, agreement = max(probability, difference), min(agreement, same)

@@ -1,12 +1,11 @@
 """One self-contained TorchScript file: uint8 images in, masks at their own size out.
 
-The network is traced (scripting fails for some architectures), put back into the very ``Predictor`` that validation ran,
-and that is scripted and frozen. torch alone loads the file.
+The network is traced (scripting fails for some architectures), put back into the very ``Predictor`` that validation
+ran, and that is scripted and frozen. torch alone loads the file.
 """
 
 import hashlib
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import torch
 from pydantic import ValidationError
 
 from distseg import atomic
-from distseg.errors import DataError, ParityError
+from distseg.errors import DataError
 from distseg.records import ExportManifest
 from distseg.tasks.predictor import Predictor
 
@@ -42,10 +41,15 @@ def to_torchscript(predictor: Predictor) -> torch.jit.ScriptModule:
     with warnings.catch_warnings(), torch.no_grad():
         # tracing warns of Python shape checks: the input is padded to the divisor, so they always hold
         warnings.filterwarnings("ignore")
-        predictor.network = torch.jit.trace(network, example, check_trace=False)
+        predictor.network = torch.jit.trace(  # type: ignore[no-untyped-call]
+            network, example, check_trace=False
+        )
         try:
             scripted = torch.jit.script(predictor)
-            return torch.jit.freeze(scripted.eval(), preserved_attrs=["probabilities", "logits"])
+            frozen: torch.jit.ScriptModule = torch.jit.freeze(
+                scripted.eval(), preserved_attrs=["probabilities", "logits"]
+            )
+            return frozen
         finally:
             predictor.network = network
 
@@ -73,7 +77,9 @@ def load(path: Path, device: str = "cpu") -> LoadedModel:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*`torch.jit")  # deprecated, and works; see README
-            module = torch.jit.load(str(path), map_location=device, _extra_files=extra)
+            module = torch.jit.load(  # type: ignore[no-untyped-call]
+                str(path), map_location=device, _extra_files=extra
+            )
     except RuntimeError as error:
         raise DataError(f"{path}: no TorchScript file ({str(error).splitlines()[0]}); export it again") from error
     try:

@@ -9,7 +9,7 @@ from distseg.records import STUDY_FILE, TRIALS_FOLDER, StudyInfo
 
 
 def trial_folder(folder: Path, trial: str | None = None) -> Path:
-    """A run's folder as it is; of a study the folder of ``trial``, by default of the best. HomeError when there is none."""
+    """A run's own folder; of a study that of ``trial``, by default of the best. HomeError when there is none."""
     if not (folder / STUDY_FILE).is_file():
         if trial is not None:
             raise HomeError(f"--trial {trial}: {folder.name} is a run, not a study; leave --trial out")
@@ -23,5 +23,7 @@ def trial_folder(folder: Path, trial: str | None = None) -> Path:
     study = StudyInfo.load(folder)
     best = next((row for row in rank(trials, study.metric, study.mode, folder) if row.rank == 1), None)
     if best is None:
-        raise HomeError(f"study {folder.name}: no trial has a {study.metric} yet; see 'distseg leaderboard {folder.name}'")
+        raise HomeError(
+            f"study {folder.name}: no trial has a {study.metric} yet; see 'distseg leaderboard {folder.name}'"
+        )
     return folder / TRIALS_FOLDER / best.trial_id

@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from distseg import atomic, config
+from distseg.data import rle
 from distseg.data.layouts import read_corpus
 from distseg.data.layouts.base import Corpus
 from distseg.data.manifest import MANIFEST_FILE, ShardFolder
@@ -23,7 +24,6 @@ from distseg.leaderboard.rank import rank
 from distseg.leaderboard.render import render
 from distseg.leaderboard.store import records
 from distseg.on_ray.session import session
-from distseg.predict import rle
 from distseg.predict.rle_csv import HEADER, row_bytes
 from distseg.predict.score import SubmissionScore, score
 from distseg.predict.submission import write_submission
@@ -91,7 +91,9 @@ def _packed(job: SearchJob, raw: Corpus, write: Write) -> Path:
     _, base = config.load_search(job.search_file, job.overrides)
     size = base.data.input_size
     if size is None:
-        raise ConfigError(f"{job.search_file}: data.input_size is missing in its base config; the raw data is packed at it")
+        raise ConfigError(
+            f"{job.search_file}: data.input_size is missing in its base config; the raw data is packed at it"
+        )
     shards = job.home.root / "shards" / f"carvana-{size[0]}x{size[1]}-{_fingerprint(job.raw, raw)}"
     if not (shards / MANIFEST_FILE).exists():
         write(f"packing {len(raw.samples)} photographs at {size[0]}x{size[1]}: {shards}")

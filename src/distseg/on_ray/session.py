@@ -1,5 +1,6 @@
 """Joining the Ray that is there, or starting one for this process alone, and what it can hold."""
 
+import logging
 import os
 import secrets
 import tempfile
@@ -39,7 +40,7 @@ def session(cpus: int | None = None) -> Iterator[None]:
         num_cpus=cpus if address is None else None,
         runtime_env={"env_vars": ENVIRONMENT},
         log_to_driver=False,
-        logging_level="WARNING",
+        logging_level=logging.WARNING,
     )
     try:
         yield
@@ -68,7 +69,7 @@ def concurrent_trials(resources: Resources) -> int:
             count = int(have // (each * resources.workers_per_trial) + 1e-9)
             if count == 0:
                 raise ClusterError(
-                    f"resources: one trial needs {resources.workers_per_trial} workers x {each:g} {name}, the cluster has "
+                    f"a trial needs {resources.workers_per_trial} workers x {each:g} {name}, the cluster has "
                     f"{have:g}; lower workers_per_trial or {name.lower()}s_per_worker, or use a larger cluster"
                 )
             counts.append(count)
@@ -90,4 +91,4 @@ def cluster_total(name: str) -> float:
     """All of a resource that the cluster has, free or not."""
     import ray
 
-    return float(ray.cluster_resources().get(name, 0))
+    return float(ray.cluster_resources().get(name, 0))  # type: ignore[no-untyped-call]

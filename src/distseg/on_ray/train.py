@@ -1,7 +1,9 @@
 """One training run on Ray Train: DDP over the workers of a TorchTrainer."""
 
+import shutil
 import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import ray.train
@@ -11,6 +13,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
 
 from distseg import records
 from distseg.errors import TrainingError
+from distseg.home import unique_name
 from distseg.records import TrialRecord
 from distseg.train.loop import run
 from distseg.train.run_folder import RunSpec
@@ -34,6 +37,7 @@ class TrainWorker:
 def fit(
     spec: RunSpec,
     *,
+    storage: Path,
     workers: int,
     cpus_per_worker: float,
     gpus_per_worker: float,
@@ -42,26 +46,28 @@ def fit(
 ) -> TrialRecord:
     """Trains one run on ``workers`` DDP workers; after a failure the group restarts from the last checkpoint.
 
+    ``storage`` is a folder that all nodes see, for Ray's own notes while it runs.
     Raises TrainingError with the worker's own reason when it fails for good.
     """
+    name = unique_name(spec.folder.name)  # under a name used before, Ray would resume its own snapshot in silence
     resources = {"CPU": cpus_per_worker} | ({"GPU": gpus_per_worker} if gpus_per_worker else {})
     trainer = ray.train.torch.TorchTrainer(
         _train_worker,
         train_loop_config={"spec": spec},
-        scaling_config=ScalingConfig(
-            num_workers=workers, use_gpu=gpus_per_worker > 0, resources_per_worker=resources
-        ),
+        scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpus_per_worker > 0, resources_per_worker=resources),
         run_config=RunConfig(
-            name=f"ray-{spec.folder.name}",  # one name, one run: Ray resumes in silence under a name used before
-            storage_path=str(spec.folder.parent / ".ray"),
-            failure_config=FailureConfig(max_failures=max_failures, controller_failure_limit=0),
-            callbacks=list(callbacks),
+            name=name,
+            storage_path=str(storage),
+            failure_config=FailureConfig(max_failures=max_failures, controller_failure_limit=0),  # type: ignore[call-arg]
+            callbacks=list(callbacks),  # type: ignore[arg-type]
         ),
     )
     try:
         trainer.fit()
     except ray.train.TrainingFailedError as error:
         raise TrainingError(_reason(spec, error)) from error
+    finally:
+        shutil.rmtree(storage / name, ignore_errors=True)
     return TrialRecord.load(spec.folder)
 
 

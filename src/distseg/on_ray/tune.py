@@ -4,12 +4,14 @@ A trial with one worker runs the loop directly in a Tune worker, which stays war
 several drives a nested TorchTrainer, whose workers hold the CPUs and GPUs.
 """
 
+import logging
+import os
 import time
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import optuna
-import ray
 from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
@@ -30,6 +32,8 @@ from distseg.train.worker import default_device
 _SCORE = "score"
 _DRIVER_CPUS = 0.01  # of a trial that only drives a TorchTrainer; Ray refuses zero
 
+_NO_CONTROLLER: Any = None  # schedulers that replay needs do not look at it
+
 OnEvent = Callable[[Event], None]
 
 
@@ -39,6 +43,7 @@ def search(study: Study, on_event: OnEvent) -> None:
     ``on_event`` is called in the driver for every trial that starts, reports or ends. Raises ClusterError before
     anything starts when one trial can never fit.
     """
+    _quieten()
     resources = study.search.resources
     concurrency = concurrent_trials(resources)
     nested = resources.workers_per_trial > 1
@@ -70,6 +75,14 @@ def search(study: Study, on_event: OnEvent) -> None:
         searcher.close()
 
 
+def _quieten() -> None:
+    """Leaves the progress of a study to ``on_event``; a trial's error is a row with its reason."""
+    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # the newer output prints at verbose=0, too
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)  # TPESampler(group=...)
+
+
 def _trial_setting(study: Study) -> dict[str, Any]:
     """What every trial of a study shares, as plain values."""
     return {
@@ -97,10 +110,11 @@ def train_trial(trial: dict[str, Any], study: dict[str, Any]) -> None:
         return
     fit(
         spec,
+        storage=study["folder"] / "ray-train",
         workers=resources.workers_per_trial,
         cpus_per_worker=resources.cpus_per_worker,
         gpus_per_worker=resources.gpus_per_worker,
-        callbacks=[TuneReportCallback()],
+        callbacks=[TuneReportCallback()],  # type: ignore[no-untyped-call]
     )
 
 
@@ -131,7 +145,7 @@ class RecordedSearcher(Searcher):
         # A point outside the space (the base config may be one) is tried all the same, but Optuna is not told of it.
         self._points = [(point, parameters(study.search.space, point)) for point in points]
         self._inner = OptunaSearch(
-            space=lambda trial: {"overrides": suggest(study.search.space, trial)},
+            space=lambda trial: {"overrides": suggest(study.search.space, trial, study.base)},
             metric=_SCORE,
             mode=study.info.mode,
             points_to_evaluate=[inside for _, inside in self._points if inside is not None],
@@ -145,24 +159,24 @@ class RecordedSearcher(Searcher):
 
     def replay(self, scheduler: TrialScheduler) -> None:
         """Feeds the study's record to Optuna and the scheduler in the order in which it happened."""
-        stubs: dict[str, _TrialStub] = {}
+        stubs: dict[str, Any] = {}
         for event in list(self._study.events):
             if event.kind == "ask":
                 overrides = self._ask(event.trial_id)
                 if overrides != event.overrides:  # concurrent asks saw results in another order
                     self._untold.add(event.trial_id)
                 stubs[event.trial_id] = _TrialStub(event.trial_id)
-                scheduler.on_trial_add(None, stubs[event.trial_id])
+                scheduler.on_trial_add(_NO_CONTROLLER, stubs[event.trial_id])
             elif event.kind == "report":
                 self._epochs[event.trial_id] = event.epoch or 0
                 self._tell(event)
-                scheduler.on_trial_result(None, stubs[event.trial_id], _result(event))
+                scheduler.on_trial_result(_NO_CONTROLLER, stubs[event.trial_id], _result(event))
             else:
                 self._tell(event)
         self._reconcile()
         self._unfinished = [name for name in self._study.asked() if name not in self._study.ended()]
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
         """The next trial: an unfinished one of an earlier driver, a fixed point, or Optuna's; FINISHED at the end."""
         if self._deadline is not None and time.time() > self._deadline:
             return Searcher.FINISHED
@@ -279,7 +293,7 @@ def _result(event: Event) -> dict[str, Any]:
 
 def _scheduler(search: SearchConfig, epochs: int, mode: str) -> TrialScheduler:
     if search.search.scheduler == "none":
-        return FIFOScheduler()
+        return FIFOScheduler()  # type: ignore[no-untyped-call]
     return ASHAScheduler(
         time_attr="epoch",
         metric=_SCORE,

@@ -10,9 +10,9 @@ from typing import Protocol
 
 import numpy as np
 
+from distseg.data import rle
 from distseg.data.layouts.carvana import MaskFile
 from distseg.errors import DataError
-from distseg.predict import rle
 from distseg.predict.images import visible_files
 from distseg.predict.rle_csv import read_rows
 from distseg.records import Value

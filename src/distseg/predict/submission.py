@@ -1,7 +1,7 @@
 """From an exported model and a folder of images to the csv file that Kaggle takes.
 
-Images are decoded ahead in threads (OpenCV lets go of Python's lock) while the model works on the batch before;
-at most two batches of images are held at a time, however many there are.
+Images are decoded ahead in threads (OpenCV lets go of Python's lock) while the model works on the batch before, one
+batch ahead at most: memory depends on the batch and the images' size, not on how many images there are.
 """
 
 from collections import Counter, deque
@@ -14,9 +14,9 @@ import numpy as np
 import torch
 
 from distseg.atomic import replacing
+from distseg.data import rle
 from distseg.data.codec import Pixels
 from distseg.errors import DataError, InputError
-from distseg.predict import rle
 from distseg.predict.images import read_image
 from distseg.predict.rle_csv import HEADER, read_rows, row_bytes
 

@@ -29,9 +29,10 @@ class ProgressLines:
             assert self._best is not None
             score, holder = self._best
             epochs = TrialRecord.load(self._study.trial_folder(event.trial_id)).epochs_planned
+            metric = self._study.info.metric
             self._line(
                 event,
-                f"epoch {event.epoch}/{epochs}  {self._study.info.metric} {event.score:.4f}  best {score:.4f} ({holder})",
+                f"epoch {event.epoch}/{epochs}  {metric} {event.score:.4f}  best {score:.4f} ({holder})",
             )
             return
         record = TrialRecord.load(self._study.trial_folder(event.trial_id))

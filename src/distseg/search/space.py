@@ -14,13 +14,19 @@ class Suggests(Protocol):
     def suggest_int(self, name: str, low: int, high: int) -> int: ...
 
 
-def suggest(space: Mapping[str, Dimension], trial: Suggests) -> dict[str, Any]:
-    """Overrides for one trial: each field in order, conditional ones only where their condition holds."""
+def suggest(space: Mapping[str, Dimension], trial: Suggests, base: RunConfig) -> dict[str, Any]:
+    """Overrides for one trial: each field in order.
+
+    A conditional field whose condition does not hold is not searched; where the base config sets it, it goes back to
+    its default, for it belongs to another branch of the space (a decoder's widths to one architecture).
+    """
     overrides: dict[str, Any] = {}
     for path, dimension in space.items():
         if not applies(dimension, overrides):
-            continue
-        if dimension.kind == "choice":
+            default = value_at(RunConfig(), path)
+            if value_at(base, path) != default:
+                overrides[path] = default
+        elif dimension.kind == "choice":
             # by index: a value may be a list, which Optuna does not take
             assert dimension.values is not None
             index = trial.suggest_categorical(path, list(range(len(dimension.values))))
@@ -39,16 +45,16 @@ def applies(dimension: Dimension, overrides: Mapping[str, Any]) -> bool:
 
 
 def base_point(space: Mapping[str, Dimension], base: RunConfig) -> dict[str, Any]:
-    """The base config as overrides: its own value for each field of the space that applies to it."""
-    tree = base.model_dump(mode="python")
-    point: dict[str, Any] = {}
-    for path, dimension in space.items():
-        if applies(dimension, point):
-            value: Any = tree
-            for name in path.split("."):
-                value = value[name]
-            point[path] = list(value) if isinstance(value, tuple) else value
-    return point
+    """The base config as overrides: its own value for each field of the space."""
+    return {path: value_at(base, path) for path in space}
+
+
+def value_at(cfg: RunConfig, path: str) -> Any:
+    """The value of a dotted path; a tuple as the list that YAML would make of it."""
+    value: Any = cfg
+    for name in path.split("."):
+        value = getattr(value, name)
+    return list(value) if isinstance(value, tuple) else value
 
 
 def parameters(space: Mapping[str, Dimension], overrides: Mapping[str, Any]) -> dict[str, Any] | None:

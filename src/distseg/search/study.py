@@ -80,7 +80,7 @@ class Study:
         saved, saved_base = config.load_search(folder / SEARCH_FILE)
         if info.data_digest != data_digest:
             raise HomeError(
-                f"study '{info.name}' was begun on data {info.data_digest[:8]}, got {data_digest[:8]}; start a new study"
+                f"study '{info.name}' was begun on data {info.data_digest[:8]}, got {data_digest[:8]}; start a new one"
             )
         if saved_base != base or saved.space != search.space or saved.search != search.search:
             raise HomeError(f"study '{info.name}' was begun with another config or space; start a new study")

@@ -14,6 +14,9 @@ from torch import nn
 class Predictor(nn.Module):
     """Resize, normalise and pad; the network; crop, resize back and decide."""
 
+    mean: torch.Tensor
+    std: torch.Tensor
+
     def __init__(
         self,
         network: nn.Module,
@@ -36,8 +39,8 @@ class Predictor(nn.Module):
         height, width = images.shape[-2], images.shape[-1]
         x = (images.float() - self.mean) / self.std
         x = F.pad(x, [0, -width % self.divisor, 0, -height % self.divisor])
-        logits = self.network(x)[:, :, :height, :width]
-        return logits.float()
+        logits: torch.Tensor = self.network(x)
+        return logits[:, :, :height, :width].float()
 
     def logits(self, images: torch.Tensor) -> torch.Tensor:
         """uint8 (B, 3, H, W) -> float32 logits (B, C, H, W): seen at the input size, resized back bilinearly."""

@@ -4,6 +4,7 @@ import itertools
 import math
 import time
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 
 import torch
 from torch import nn
@@ -83,7 +84,7 @@ def _run(spec: RunSpec, worker: Worker) -> TrialRecord:
     built = build_model(cfg.model, task.channels_out)
     network = built.network.to(worker.device)
     if cfg.train.channels_last:
-        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network = network.to(memory_format=torch.channels_last)
     precision = resolve_precision(cfg.train.precision, worker.device)
     state = TrainState.create(cfg, network, worker.device, precision)
     last = spec.folder / records.LAST_CHECKPOINT
@@ -97,10 +98,11 @@ def _run(spec: RunSpec, worker: Worker) -> TrialRecord:
 
     # The loop, over all epochs, from the very batch it stopped at.
     steps = cfg.train.epochs * plan.steps
-    pin = worker.device.type == "cuda"
-    loading = {"workers": cfg.data.workers, "prefetch": cfg.data.prefetch, "pin": pin}
-    train_loader = batch_loader(train_batches, range(state.step, steps), **loading)
-    val_loader = batch_loader(val_batches, range(len(val_batches)), **loading)
+    loader = partial(
+        batch_loader, workers=cfg.data.workers, prefetch=cfg.data.prefetch, pin=worker.device.type == "cuda"
+    )
+    train_loader = loader(train_batches, range(state.step, steps))
+    val_loader = loader(val_batches, range(len(val_batches)))
     if worker.rank == 0:
         write_start(spec, record_of(spec, state, shards, steps, worker))
     since = Since(worker.device)
@@ -161,7 +163,7 @@ def train_step(
                 logits = trainer.network_logits(images[part])
             losses = task.loss(logits, masks[part])
             loss = losses.sum() * (worker.world_size / cfg.train.batch_global)
-            state.scaler.scale(loss).backward()
+            state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         total += losses.detach().sum()
     if cfg.optim.clip_norm is not None:
         state.scaler.unscale_(state.optimizer)
@@ -276,5 +278,3 @@ def _check_plan(plan: EpochPlan, world_size: int) -> None:
 def _gradients_stay_local(network: nn.Module, local: bool) -> AbstractContextManager[None]:
     """Keeps DDP from averaging gradients over ranks before the last micro-batch of a step."""
     return network.no_sync() if local and isinstance(network, DistributedDataParallel) else nullcontext()
-
-

@@ -69,8 +69,9 @@ class TrainState:
         """Takes over a saved state; HomeError when it belongs to another config or other data."""
         for name, wanted in identity(cfg, manifest).items():
             if tree.get(name) != wanted:
+                what = name.replace("_", " ")
                 raise HomeError(
-                    f"{source}: belongs to another {name.replace('_', ' ')}{_first_difference(tree.get(name), wanted)}; "
+                    f"{source}: belongs to another {what}{_first_difference(tree.get(name), wanted)}; "
                     "resume with the same config and data, or start a new run"
                 )
         self.network.load_state_dict(tree["network"])

@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from distseg.data import rle
 from distseg.data.layouts.base import Corpus, Labels, MaskSource, RawSample
 from distseg.data.raw_image import HEADER_ERRORS, shown_size
 from distseg.errors import BadSampleError, DataError
 
-_WANTED = "want train/CAR_NN.jpg with train_masks/CAR_NN_mask.gif or train_masks.csv"
+_WANTED = "the carvana layout wants train/CAR_NN.jpg with train_masks/CAR_NN_mask.gif or train_masks.csv"
 _NAME = re.compile(r"(?P<car>[^.\s]+)_\d+")
 _CSV_HEADER = b"img,rle_mask"
 
@@ -60,31 +61,11 @@ class RunLengthRow:
             raise DataError(f"{self.image}: {error.reason}") from error
         with open(self.path, "rb") as file:
             file.seek(self.offset)
-            words = file.read(self.length).decode(errors="replace").split()
+            runs = file.read(self.length).decode(errors="replace")
         try:
-            return paint_runs(words, width, height)
-        except ValueError as error:
+            return rle.decode(runs, height, width)
+        except DataError as error:
             raise DataError(f"{self.path}: row of {self.image.name}: {error}") from error
-
-
-def paint_runs(words: Iterable[str], width: int, height: int) -> Labels:
-    """Kaggle's "start length start length ..." -> label map (height, width) uint8 of 0 and 1.
-
-    Pixels are counted from 1, row after row (Carvana's order; other competitions count column after column).
-    No word at all is an empty mask. ValueError when runs overlap, go backwards or leave the picture.
-    """
-    numbers = np.array(list(words), dtype=np.int64)
-    if numbers.size % 2:
-        raise ValueError(f"{numbers.size} numbers, want pairs of start and length")
-    starts, lengths = numbers[0::2] - 1, numbers[1::2]
-    ends = starts + lengths
-    edges = np.concatenate([[0], np.stack([starts, ends], axis=1).ravel(), [width * height]])
-    if (lengths <= 0).any() or (np.diff(edges) < 0).any():
-        raise ValueError(f"runs overlap, are out of order, or leave the {width}x{height} picture")
-    steps = np.zeros(width * height + 1, np.int8)
-    steps[starts] += 1
-    steps[ends] -= 1  # a run may end where the next starts, hence sums and not assignments
-    return np.cumsum(steps[:-1], dtype=np.int8).view(np.uint8).reshape(height, width)
 
 
 def read(source: Path) -> Corpus:
@@ -99,8 +80,10 @@ def read(source: Path) -> Corpus:
 
 def _images(source: Path) -> dict[str, Path]:
     folder = source / "train"
+    if not source.is_dir():
+        raise DataError(f"{source}: no such folder; {_WANTED}")
     if not folder.is_dir():
-        raise DataError(f"{source}: no folder 'train'; the carvana layout wants {_WANTED.removeprefix('want ')}")
+        raise DataError(f"{source}: no folder 'train'; {_WANTED}")
     images = {path.stem: path for path in _visible(folder, ".jpg")}
     if not images:
         raise DataError(f"{folder}: no .jpg file; {_WANTED}")
