@@ -33,7 +33,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
 
 @pytest.fixture(scope="session")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three make-believe cars x four views at 32x32: eight samples to train on in two tars, four to validate; 3 folds."""
+    """Three make-believe cars x four views at 32x32: eight samples to train on in two tars, four to validate."""
     from distseg.data.layouts import read_corpus
     from distseg.data.pack import pack
     from distseg.data.synthetic.carvana import write_carvana

@@ -45,7 +45,7 @@ def test_the_seed_alone_decides(policy: str) -> None:
     one, other = Augmenter(policy, SIZE), pickle.loads(pickle.dumps(Augmenter(policy, SIZE)))
     seeds = [0, 1, 7, 2**32 - 1]
     first = [one(image.copy(), mask.copy(), seed) for seed in seeds]
-    np.random.seed(3)  # noqa: NPY002  # what others draw changes nothing
+    np.random.seed(3)  # what others draw changes nothing
     again = [other(image.copy(), mask.copy(), seed) for seed in reversed(seeds)][::-1]
     for (image_1, mask_1), (image_2, mask_2) in zip(first, again, strict=True):
         np.testing.assert_array_equal(image_1, image_2)
@@ -130,7 +130,12 @@ def test_an_unknown_policy_names_the_known() -> None:
 
 def test_key_seed_is_pinned() -> None:
     # Literals: another function would break resumed runs.
-    assert [key_seed(0, 0, "a"), key_seed(0, 1, "a"), key_seed(1, 0, "a"), key_seed(0, 0, "b")] == [3418887292, 742599927, 1369720082, 2759977970]
+    assert [key_seed(0, 0, "a"), key_seed(0, 1, "a"), key_seed(1, 0, "a"), key_seed(0, 0, "b")] == [
+        3418887292,
+        742599927,
+        1369720082,
+        2759977970,
+    ]
 
 
 def test_key_seed_tells_its_parts_apart() -> None:

@@ -54,7 +54,7 @@ def _resumed(folders: "Home", wanted: str, stem: str) -> str:
         if not folders.run(wanted).is_dir():
             raise HomeError(f"run '{wanted}': not found in {folders.runs}; start it without --resume")
         return wanted
-    found = sorted(folders.runs.glob(f"{stem}-*"), key=lambda folder: folder.stat().st_mtime)
+    found = sorted(folders.runs.glob(f"{stem}-????????T??????-????"), key=lambda folder: folder.stat().st_mtime)
     if not found:
         raise HomeError(f"--resume: no run '{stem}-...' in {folders.runs}; start one without --resume")
     return found[-1].name

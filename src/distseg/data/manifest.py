@@ -4,12 +4,13 @@ The manifest is written last, so a folder that has one is whole. An index gives 
 sample is one read, and a CRC of every member, so that a damaged byte is seen where it is used.
 """
 
+import hashlib
 import json
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from distseg.errors import DataError
 from distseg.records import Value
@@ -26,9 +27,9 @@ MaskEncoding = Literal["png", "bits"]
 class Member(Value):
     """One file inside a tar."""
 
-    offset: int
+    offset: Annotated[int, Field(ge=0)]
     """Bytes from the start of the tar to the member's first byte."""
-    length: int
+    length: Annotated[int, Field(ge=0)]
     """Bytes."""
     crc32: int
 
@@ -131,17 +132,29 @@ class ShardFolder:
             return cls(folder, Manifest.model_validate(tree))
         except FileNotFoundError as error:
             raise DataError(f"{folder}: no {MANIFEST_FILE}; make shards with 'distseg data pack'") from error
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read ({error.strerror}); give the folder of the shards") from error
         except (ValidationError, ValueError) as error:
             raise DataError(f"{path}: damaged manifest ({_first_line(error)}); pack the data again") from error
 
     def shard_path(self, shard: Shard) -> Path:
         return self.root / shard.name
 
+    def check_index(self, shard: Shard) -> None:
+        """DataError when the bytes of a shard's index are not those packed: its CRCs guard no key and no group."""
+        path = index_path(self.root / shard.name)
+        try:
+            same = hashlib.sha256(path.read_bytes()).hexdigest() == shard.index_sha256
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read ({error.strerror}); pack the data again") from error
+        if not same:
+            raise DataError(f"{path}: bytes differ from those packed (sha256); pack the data again")
+
     def entries(self, shard: Shard) -> list[SampleEntry]:
         """The index of one shard; DataError when it does not match the manifest."""
         path = index_path(self.root / shard.name)
         try:
-            entries = [SampleEntry.model_validate_json(line) for line in path.read_text().splitlines()]
+            entries = [SampleEntry.model_validate_json(line) for line in path.read_bytes().splitlines()]
         except (OSError, ValidationError, ValueError) as error:
             raise DataError(f"{path}: cannot be read ({_first_line(error)}); pack the data again") from error
         if len(entries) != shard.samples:

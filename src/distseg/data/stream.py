@@ -6,7 +6,7 @@ So resuming is starting at another step, and no state travels between processes.
 
 import os
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from distseg.data.codec import decode_image, decode_mask, resize_pair
 from distseg.data.manifest import BadSample, SampleEntry, Shard, ShardFolder
 from distseg.data.order import EpochPlan, rank_slice
-from distseg.errors import BadSampleError, DataError
+from distseg.errors import BadSampleError, DataError, DistsegError
 
 Pixels = npt.NDArray[np.uint8]
 Augment = Callable[[Pixels, Pixels, int, str], tuple[Pixels, Pixels]]
@@ -105,6 +105,8 @@ class ShardReader:
         member = entry.members.get(ending)
         if member is None:
             raise BadSampleError(f"no .{ending} member")
+        if member.offset + member.length > shard.bytes:  # before memory is taken for it
+            raise BadSampleError(f".{ending}: index places it beyond the end of the shard ({shard.bytes} bytes)")
         data = os.pread(self._file(shard), member.length, member.offset)
         if len(data) != member.length:
             raise BadSampleError(f".{ending}: shard ends after {len(data)} of {member.length} bytes")
@@ -137,7 +139,7 @@ def open_split(folder: ShardFolder, *, training: bool, fold: int | None) -> Shar
             got = "no folds" if manifest.folds is None else f"folds 0..{manifest.folds - 1}"
             raise DataError(f"data.fold={fold}: {folder.root} has {got}; pack with '--folds K' and K > {fold}")
         shards = [shard for shard in manifest.shards if shard.split in ("train", "val")]
-        return ShardReader(folder, shards, lambda entry: (entry.fold == fold) != training)
+        return _checked_reader(folder, shards, lambda entry: (entry.fold == fold) != training)
     return open_named_split(folder, "train" if training else "val")
 
 
@@ -146,7 +148,13 @@ def open_named_split(folder: ShardFolder, split: str) -> ShardReader:
     shards = [shard for shard in folder.manifest.shards if shard.split == split]
     if not shards:
         raise DataError(f"{folder.root}: no sample in split '{split}'; pack again with a fraction for it")
-    return ShardReader(folder, shards, lambda entry: True)
+    return _checked_reader(folder, shards, lambda entry: True)
+
+
+def _checked_reader(folder: ShardFolder, shards: Sequence[Shard], keep: Callable[[SampleEntry], bool]) -> ShardReader:
+    for shard in shards:
+        folder.check_index(shard)
+    return ShardReader(folder, shards, keep)
 
 
 class TrainBatches(Dataset[Batch]):
@@ -257,18 +265,46 @@ def batch_loader(
 
     ``workers`` processes compute ahead and live as long as the loader; 0 computes in this process.
     """
-    return DataLoader(
-        batches,
-        batch_size=None,
-        sampler=items,
-        num_workers=workers,
-        prefetch_factor=prefetch if workers else None,
-        persistent_workers=workers > 0,
-        pin_memory=pin,
-        # fork would copy the threads of torch and ray in whatever state they are
-        multiprocessing_context="forkserver" if workers else None,
-        worker_init_fn=_start_loader_process,
+    return _RaisingLoader(
+        DataLoader(
+            _ErrorsAsItems(batches),
+            batch_size=None,
+            sampler=items,
+            num_workers=workers,
+            prefetch_factor=prefetch if workers else None,
+            persistent_workers=workers > 0,
+            pin_memory=pin,
+            # fork would copy the threads of torch and ray in whatever state they are
+            multiprocessing_context="forkserver" if workers else None,
+            worker_init_fn=_start_loader_process,
+        )
     )
+
+
+class _ErrorsAsItems(Dataset[Batch | DistsegError]):
+    """Our own errors travel as values: torch puts a loader process's whole traceback in the message of one raised."""
+
+    def __init__(self, batches: Dataset[Batch]) -> None:
+        self._batches = batches
+
+    def __getitem__(self, item: int) -> Batch | DistsegError:
+        try:
+            return self._batches[item]
+        except DistsegError as error:
+            return error
+
+
+class _RaisingLoader:
+    """Raises the errors that arrive as items."""
+
+    def __init__(self, items: Iterable[Batch | DistsegError]) -> None:
+        self._items = items
+
+    def __iter__(self) -> Iterator[Batch]:
+        for item in self._items:
+            if isinstance(item, DistsegError):
+                raise item
+            yield item
 
 
 def _start_loader_process(_: int) -> None:

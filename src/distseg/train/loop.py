@@ -31,6 +31,7 @@ from distseg.train.run_folder import (
     RunSpec,
     close_record,
     fence,
+    one_line,
     record_of,
     save_best,
     write_progress,
@@ -59,13 +60,13 @@ def run(spec: RunSpec, worker: Worker) -> TrialRecord:
     try:
         return _run(spec, worker, begin)
     except KeyboardInterrupt:
-        close_record(spec, worker, Status.INTERRUPTED, "interrupted by the user")
+        if worker.rank == 0:
+            close_record(spec, Status.INTERRUPTED, "interrupted by the user")
         raise
     except Exception as error:
-        if isinstance(error, InputError) and not begun and spec.study is None:
-            raise
-        lines = str(error).splitlines()
-        close_record(spec, worker, Status.FAILED, f"{type(error).__name__}: {lines[0] if lines else ''}")
+        refused = isinstance(error, InputError) and not begun and spec.study is None
+        if worker.rank == 0 and not refused:
+            close_record(spec, Status.FAILED, one_line(error))
         raise
 
 
@@ -142,7 +143,7 @@ def _run(spec: RunSpec, worker: Worker, begin: Callable[[TrialRecord], None]) ->
         if worker.rank == 0:
             fence(spec.folder)
             if improved and score:
-                save_best(spec, state, shards, score)
+                save_best(spec, state, shards, built, score)
             checkpoint.save(last, state.to_tree(cfg, manifest))
             write_progress(spec, state, record_of(spec, state, shards, steps, worker))
         if epoch_over:
