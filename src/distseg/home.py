@@ -22,8 +22,15 @@ class Home:
 
     @classmethod
     def from_environment(cls, override: str | None = None) -> "Home":
-        """The folder given, else ``DISTSEG_HOME``, else ``~/.distseg``. Called at the command line only."""
-        return cls(Path(override or os.environ.get("DISTSEG_HOME") or "~/.distseg"))
+        """The folder given, else ``DISTSEG_HOME``, else ``~/.distseg``. Called at the command line only.
+
+        HomeError when it is a file, or stands below one.
+        """
+        home = cls(Path(override or os.environ.get("DISTSEG_HOME") or "~/.distseg"))
+        for folder in (home.root, *home.root.parents):
+            if folder.is_file():
+                raise HomeError(f"home {home.root}: {folder} is a file; set DISTSEG_HOME or --home to a folder")
+        return home
 
     @property
     def runs(self) -> Path:

@@ -1,4 +1,4 @@
-"""The exported file: it follows the model, runs with torch alone, and says what is wrong with a file that is not one."""
+"""The exported file: it follows the model, runs with torch alone; files that are not one are told."""
 
 import subprocess
 import sys

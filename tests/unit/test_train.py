@@ -180,6 +180,29 @@ def test_interrupted_equals_uninterrupted_from_an_older_checkpoint(
     assert_same_end(final(spec), final(undisturbed))
 
 
+def test_killed_between_its_checkpoint_and_its_history(
+    whole: RunSpec, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the last epoch: nothing is left to train, and the row of that epoch must not be missing."""
+    spec, write = spec_of(tmp_path / "run", shards), loop.write_progress
+
+    def killed(spec: RunSpec, state: TrainState, record: TrialRecord) -> None:
+        if state.step == EPOCHS * STEPS:
+            raise Stop
+        write(spec, state, record)
+
+    monkeypatch.setattr(loop, "write_progress", killed)
+    monkeypatch.setattr(loop, "close_record", lambda *_: None)
+    with pytest.raises(Stop):
+        run(spec, worker())
+    assert len(read_json_lines(spec.folder / "epochs.jsonl")) == EPOCHS - 1
+    monkeypatch.undo()
+    assert run(spec, worker()).status is Status.COMPLETED
+    assert [row["loss"] for row in read_json_lines(spec.folder / "epochs.jsonl")] == [
+        loss for loss, _, _ in losses(final(whole))
+    ]
+
+
 def test_checkpoints_do_not_change_a_run(whole: RunSpec, shards: Path, tmp_path: Path) -> None:
     spec = spec_of(tmp_path / "run", shards, {"train.checkpoint_steps": None})
     run(spec, worker())
@@ -468,7 +491,7 @@ def test_an_index_that_lacks_a_line_is_told(shards: Path, tmp_path: Path) -> Non
     bad = shutil.copytree(shards, tmp_path / "bad")
     index = index_path(sorted(bad.glob("train-*.tar"))[0])
     index.write_text("".join(index.read_text().splitlines(keepends=True)[1:]))
-    with pytest.raises(DataError, match=r"index.jsonl: 4 samples, manifest says 5"):
+    with pytest.raises(DataError, match=r"index.jsonl: bytes differ from those packed"):
         run(spec_of(tmp_path / "run", bad), worker())
 
 

@@ -18,10 +18,13 @@ def export(
 
         distseg export first --out model.ts
     """
+    from distseg.errors import InputError
     from distseg.export.build import export as export_run
     from distseg.home import Home
     from distseg.leaderboard.choose import trial_folder
 
+    if out.is_dir():
+        raise InputError(f"--out {out}: is a folder; give the path of a file, such as {out / 'model.ts'}")
     manifest = export_run(trial_folder(Home.from_environment(home).find(name), trial), out)
     typer.echo(
         f"{out}: trial {manifest.trial}, {manifest.metric} {manifest.metrics[manifest.metric]:.4f} "

@@ -75,8 +75,10 @@ def _local(spec: "RunSpec") -> "TrialRecord | None":
 
 
 def _on_ray(spec: "RunSpec", workers: int, storage: Path) -> "TrialRecord":
+    from distseg.data.manifest import ShardFolder
     from distseg.on_ray.session import check_workers, cluster_total, session
 
+    ShardFolder.open(spec.data)  # says what is wrong with it before Ray takes its time to start
     with session():
         from distseg.on_ray.train import Follow, fit
 

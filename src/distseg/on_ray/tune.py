@@ -19,7 +19,7 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
-from distseg import config, records
+from distseg import checkpoint, config, records
 from distseg.config import SearchConfig
 from distseg.on_ray.session import concurrent_trials
 from distseg.on_ray.train import fit
@@ -288,7 +288,9 @@ class RecordedSearcher(Searcher):
             if name in self._study.ended():
                 continue
             folder = self._study.trial_folder(name)
-            for row in records.read_json_lines(folder / records.EPOCHS_FILE)[self._epochs.get(name, 0) :]:
+            last = folder / records.LAST_CHECKPOINT  # written before epochs.jsonl: it knows every epoch that counts
+            history = checkpoint.load(last)["history"] if last.exists() else []
+            for row in history[self._epochs.get(name, 0) :]:
                 self._epochs[name] = row["epoch"]
                 self._record(Event("report", name, epoch=row["epoch"], score=row["score"]))
                 self._schedule(scheduler, self._study.events[-1])

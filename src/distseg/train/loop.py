@@ -51,11 +51,11 @@ def run(spec: RunSpec, worker: Worker) -> TrialRecord:
     """
     begun = False
 
-    def begin(record: TrialRecord) -> None:
+    def begin(state: TrainState, record: TrialRecord) -> None:
         nonlocal begun
         begun = True
         if worker.rank == 0:
-            write_start(spec, record)
+            write_start(spec, state, record)
 
     try:
         return _run(spec, worker, begin)
@@ -70,7 +70,7 @@ def run(spec: RunSpec, worker: Worker) -> TrialRecord:
         raise
 
 
-def _run(spec: RunSpec, worker: Worker, begin: Callable[[TrialRecord], None]) -> TrialRecord:
+def _run(spec: RunSpec, worker: Worker, begin: Callable[[TrainState, TrialRecord], None]) -> TrialRecord:
     cfg = spec.config
     torch.set_num_threads(cfg.train.threads)
     shards = ShardFolder.open(spec.data)
@@ -119,7 +119,7 @@ def _run(spec: RunSpec, worker: Worker, begin: Callable[[TrialRecord], None]) ->
     )
     train_loader = loader(train_batches, range(state.step, steps))
     val_loader = loader(val_batches, range(len(val_batches)))
-    begin(record_of(spec, state, shards, steps, worker))
+    begin(state, record_of(spec, state, shards, steps, worker))
     since = Since(worker.device)
     for batch in train_loader:
         set_learning_rate(state, cfg, steps)

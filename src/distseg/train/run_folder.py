@@ -65,9 +65,9 @@ def record_of(spec: RunSpec, state: TrainState, shards: ShardFolder, steps: int,
     )
 
 
-def write_start(spec: RunSpec, record: TrialRecord) -> None:
+def write_start(spec: RunSpec, state: TrainState, record: TrialRecord) -> None:
     atomic.write_text(spec.folder / records.CONFIG_FILE, config.dump(spec.config))
-    record.save(spec.folder)
+    write_progress(spec, state, record)  # a run killed between checkpoint and progress had not written its last epoch
 
 
 def write_progress(spec: RunSpec, state: TrainState, record: TrialRecord) -> None:
