@@ -76,9 +76,22 @@ class ModelConfig(Section):
 class LossConfig(Section):
     """Loss on float32 logits."""
 
-    name: Literal["bce", "dice", "bce_dice"] = "bce_dice"
+    name: Literal[
+        "bce", "cross_entropy", "focal", "dice", "jaccard", "tversky", "lovasz", "bce_dice", "cross_entropy_dice"
+    ] = "bce_dice"
+    """``bce`` and ``bce_dice`` are the binary task's names, ``cross_entropy`` and ``cross_entropy_dice`` multi-class."""
     dice_weight: Annotated[float, Field(ge=0, le=1)] = 0.5
-    """Part of Dice in ``bce_dice``; BCE has the rest."""
+    """Part of Dice in ``bce_dice`` and ``cross_entropy_dice``; the pixels' term has the rest."""
+    focal_gamma: Annotated[float, Field(ge=0)] = 2.0
+    """How much ``focal`` leaves well classified pixels aside."""
+    tversky_recall: Annotated[float, Field(ge=0, le=1)] = 0.7
+    """Weight of missed pixels in ``tversky``; false ones have the rest. 0.5 is Dice."""
+    class_weights: Literal["none", "median_frequency"] = "none"
+    """Weights of classes in the pixels' term, from the manifest's pixel counts."""
+    boundary_weight: Annotated[float, Field(ge=0)] = 0.0
+    """Pixels near a boundary weigh 1 + this in the pixels' term."""
+    boundary_reach: PositiveInt = 3
+    """How near, in pixels at the input size."""
 
 
 class OptimConfig(Section):
@@ -116,8 +129,22 @@ class TrainConfig(Section):
     channels_last: bool = True
     threads: PositiveInt = 1
     """CPU threads per worker; fixed, because results on a CPU depend on it."""
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Keep an exponential moving average of the weights with this decay per step; it is then what is validated."""
+    sync_batchnorm: bool = False
+    """BatchNorm over the batches of all GPUs; for small batches per GPU."""
+    compile: bool = False
+    """torch.compile the network: minutes at the start, faster steps on a GPU."""
+    deterministic: bool = False
+    """Only deterministic kernels on a GPU; slower. On a CPU results are exact anyway."""
+    patience_epochs: PositiveInt | None = None
+    """Stop when the metric has not improved for this many epochs; None: train all epochs."""
     checkpoint_steps: PositiveInt | None = None
     """Steps between checkpoints inside an epoch; None: at the end of each epoch only."""
+    keep_last: PositiveInt = 1
+    """Checkpoints kept besides the best: ``last.pt``, and one per epoch before it."""
+    upload: str | None = None
+    """fsspec URL of a folder to which checkpoints are copied in the background, e.g. s3://bucket/run."""
 
 
 class EvalConfig(Section):
@@ -126,12 +153,16 @@ class EvalConfig(Section):
     metric: str = "dice_mean_per_image"
     """Key of ``metrics`` that chooses ``best.pt`` and ranks trials."""
     mode: Literal["max", "min"] = "max"
+    every_epochs: PositiveInt = 1
+    """Epochs between validations; the last epoch is always validated."""
+    panels_every_epochs: PositiveInt | None = None
+    """Epochs between pictures of validation samples (image, truth, prediction, error); None: only of the last."""
 
 
 class RunConfig(Section):
     """One training run, complete but for its data and its name."""
 
-    task: Literal["binary"] = "binary"
+    task: Literal["binary", "multiclass"] = "binary"
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
@@ -143,7 +174,12 @@ class RunConfig(Section):
     eval: EvalConfig = EvalConfig()
 
     @model_validator(mode="after")
-    def _encoder_where_needed(self) -> "RunConfig":
+    def _parts_fit_together(self) -> "RunConfig":
+        of_task = {"binary": "cross_entropy", "multiclass": "bce"}[self.task]
+        if self.loss.name in (of_task, f"{of_task}_dice"):
+            swap = {"bce": "cross_entropy", "cross_entropy": "bce"}[of_task]
+            wanted = self.loss.name.replace(of_task, swap)
+            raise ValueError(f"loss.name: got '{self.loss.name}' for task '{self.task}', want '{wanted}'")
         classic = self.model.architecture == "classic_unet"
         if classic and self.model.encoder is not None:
             raise ValueError(f"model.encoder: got '{self.model.encoder}', but classic_unet has no encoder; drop it")

@@ -1,18 +1,39 @@
-"""Metrics from counts: a confusion matrix per image, summed per group, divided once at the end.
+"""Counting pixels: a confusion matrix per image and its boundary bands, as rows that are added up (see scores.py).
 
-Two averages of Dice are two names: ``dice_mean_per_image`` (Kaggle's) and the per-data-set figures. An image whose
-truth and prediction are both empty has Dice and IoU 1, as Kaggle's Carvana rule says.
+An image whose truth and prediction are both empty has Dice and IoU 1, as Kaggle's Carvana rule says.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import math
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-Sums = npt.NDArray[np.float64]
-"""(classes * classes + 3,): confusion matrix row-major (truth, prediction), then images, sum of Dice, sum of IoU."""
+from distseg.scores import Sums, dice_and_iou
+
+BOUNDARY_FRACTION = 0.02
+"""Width of a boundary band as a part of the image's diagonal (Cheng et al. 2021, Boundary IoU)."""
+
+
+def image_sums(
+    predictions: torch.Tensor, targets: torch.Tensor, classes: int, ignore_label: int | None
+) -> Sums:
+    """Label maps (B, H, W) uint8 of predictions and truth -> rows (B, width(classes)) to be added up.
+
+    Dice and IoU of an image are those of class 1 for two classes, else the mean over the classes that occur in truth or
+    prediction; 1 when there are none (nothing but ignored pixels).
+    """
+    matrices = confusion(predictions, targets, classes, ignore_label).cpu().numpy().astype(np.float64)
+    both, either = (
+        part.cpu().numpy().astype(np.float64) for part in boundary(predictions, targets, classes, ignore_label)
+    )
+    dice, iou = dice_and_iou(matrices)
+    if classes == 2:
+        dice, iou = dice[:, 1:], iou[:, 1:]
+    images = len(matrices)
+    ones = np.ones(images)
+    return np.column_stack(
+        [matrices.reshape(images, -1), ones, _mean_or_one(dice), _mean_or_one(iou), both, either]
+    )
 
 
 def confusion(predictions: torch.Tensor, targets: torch.Tensor, classes: int, ignore_label: int | None) -> torch.Tensor:
@@ -29,68 +50,39 @@ def confusion(predictions: torch.Tensor, targets: torch.Tensor, classes: int, ig
     return counts.view(images, classes, classes)
 
 
-def image_sums(counts: torch.Tensor) -> Sums:
-    """Confusion matrices (B, C, C) of single images -> (B, C * C + 3) rows to be added up.
+def boundary(
+    predictions: torch.Tensor, targets: torch.Tensor, classes: int, ignore_label: int | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pixels in the bands of both and in those of either, per image and class: two (B, classes) int64.
 
-    Dice and IoU of an image are those of class 1 for two classes, else the mean over the classes that occur in truth or
-    prediction; 1 when there are none (nothing but ignored pixels).
+    A class's band is what an erosion by 2 % of the image's diagonal takes away from its mask; a mask cut by the image's
+    edge has a band there, too. With two classes only class 1 is counted.
     """
-    matrices = counts.cpu().numpy().astype(np.float64)
-    images, classes, _ = matrices.shape
-    dice, iou = _dice_and_iou(matrices)
-    if classes == 2:
-        dice, iou = dice[:, 1:], iou[:, 1:]
-    ones = np.ones(images)
-    return np.column_stack([matrices.reshape(images, -1), ones, _mean_or_one(dice), _mean_or_one(iou)])
+    height, width = targets.shape[-2:]
+    reach = max(1, round(BOUNDARY_FRACTION * math.hypot(height, width)))
+    counted = torch.ones_like(targets, dtype=torch.bool) if ignore_label is None else targets != ignore_label
+    both = torch.zeros(len(targets), classes, dtype=torch.int64, device=targets.device)
+    either = torch.zeros_like(both)
+    for label in range(1 if classes == 2 else 0, classes):
+        truth = band(targets == label, reach) & counted
+        predicted = band(predictions == label, reach) & counted
+        both[:, label] = (truth & predicted).sum((1, 2))
+        either[:, label] = (truth | predicted).sum((1, 2))
+    return both, either
 
 
-def metrics_of(sums: Sums, classes: Sequence[str]) -> dict[str, Any]:
-    """Metrics of a whole set from its summed row; ``nan`` where nothing was counted.
-
-    ``per_class`` leaves undefined (None) a class that occurs neither in the truth nor in the predictions.
-    """
-    size = len(classes)
-    matrix = sums[: size * size].reshape(1, size, size)
-    images, dice_sum, iou_sum = (float(value) for value in sums[size * size :])
-    dice, iou = (rates[0] for rates in _dice_and_iou(matrix))
-    pixels = matrix.sum()
-    metrics: dict[str, Any] = {
-        "dice_mean_per_image": dice_sum / images if images else float("nan"),
-        "iou_mean_per_image": iou_sum / images if images else float("nan"),
-        "pixel_accuracy": float(np.trace(matrix[0]) / pixels) if pixels else float("nan"),
-        "per_class": [
-            {"class": name, "dice": _or_none(dice[index]), "iou": _or_none(iou[index])}
-            for index, name in enumerate(classes)
-        ],
-    }
-    if size == 2:
-        empty = 1.0 if images else float("nan")
-        metrics["iou_dataset"] = empty if np.isnan(iou[1]) else float(iou[1])
-        metrics["dice_dataset"] = empty if np.isnan(dice[1]) else float(dice[1])
-    else:
-        metrics["miou"] = float(np.nanmean(iou)) if not np.isnan(iou).all() else float("nan")
-    return metrics
+def band(masks: torch.Tensor, reach: int) -> torch.Tensor:
+    """Masks (B, H, W) bool -> the part of each that lies within ``reach`` pixels (along rows and columns) of its outside."""
+    inside = _eroded_in_rows(masks, reach)
+    inside = _eroded_in_rows(inside.transpose(1, 2).contiguous(), reach).transpose(1, 2)
+    return masks & ~inside
 
 
-def group_values(sums: Mapping[str, Sums], classes: int) -> dict[str, dict[str, Any]]:
-    """Summed rows per group in the form that ``groups.json`` keeps."""
-    return {
-        group: {
-            "confusion": row[: classes * classes].astype(np.int64).reshape(classes, classes).tolist(),
-            "images": int(row[classes * classes]),
-            "dice_sum": float(row[classes * classes + 1]),
-            "iou_sum": float(row[classes * classes + 2]),
-        }
-        for group, row in sums.items()
-    }
-
-
-def _dice_and_iou(matrices: Sums) -> tuple[Sums, Sums]:
-    """(B, C, C) counts -> Dice (B, C) and IoU (B, C); NaN for a class in neither truth nor prediction."""
-    hits = np.diagonal(matrices, axis1=1, axis2=2)
-    truth, predicted = matrices.sum(axis=2), matrices.sum(axis=1)
-    with np.errstate(invalid="ignore"):
-        return 2 * hits / (truth + predicted), hits / (truth + predicted - hits)
+def _eroded_in_rows(masks: torch.Tensor, reach: int) -> torch.Tensor:
+    """Pixels whose row is set for ``reach`` pixels to either side; by running sums, so the reach costs nothing."""
+    side = 2 * reach + 1
+    sums = torch.nn.functional.pad(masks.to(torch.int32), [reach + 1, reach]).cumsum(2, dtype=torch.int32)
+    return sums[:, :, side:] - sums[:, :, :-side] == side
 
 
 def _mean_or_one(rates: Sums) -> Sums:
@@ -98,7 +90,3 @@ def _mean_or_one(rates: Sums) -> Sums:
     defined = ~np.isnan(rates)
     number = defined.sum(axis=1)
     return np.where(number, np.where(defined, rates, 0.0).sum(axis=1) / np.maximum(number, 1), 1.0)
-
-
-def _or_none(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)

@@ -52,6 +52,8 @@ class Score(Value):
 
     metrics: dict[str, Any]
     """By name: floats in [0, 1]; ``per_class`` is a list of such mappings."""
+    intervals: dict[str, tuple[float, float]]
+    """95 % bootstrap interval over groups, by metric."""
     groups: dict[str, dict[str, Any]]
     """Per group (car, sequence) the sums from which the metrics follow, for intervals over groups."""
     samples: int
@@ -104,6 +106,8 @@ class TrialRecord(Value):
     architecture: str
     metrics: dict[str, Any] = {}
     """Those of ``best.pt``."""
+    intervals: dict[str, tuple[float, float]] = {}
+    """95 % bootstrap interval over groups, by metric, of ``best.pt``."""
     epochs: int = 0
     """Epochs finished."""
     epochs_planned: int

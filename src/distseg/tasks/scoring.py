@@ -7,8 +7,9 @@ import torch
 
 from distseg.data.manifest import BadSample, Manifest
 from distseg.data.stream import Batch
-from distseg.metrics import confusion, group_values, image_sums, metrics_of
+from distseg.metrics import image_sums
 from distseg.records import Score
+from distseg.scores import group_values, intervals, metrics_of, width
 
 Reduce = Callable[[torch.Tensor], torch.Tensor]
 """Sum of a float64 tensor over all ranks, on each of them."""
@@ -27,19 +28,21 @@ def measure(
     """
     classes = len(manifest.classes)
     groups = {group: row for row, group in enumerate(manifest.groups)}
-    sums = np.zeros((len(groups), classes * classes + 3))
+    sums = np.zeros((len(groups), width(classes)))
     bad: list[BadSample] = []
     for batch in batches:
         bad += batch.bad
         if not batch.keys:
             continue
         predictions = predict(batch.images.to(device, non_blocking=True))
-        counts = confusion(predictions, batch.masks.to(device, non_blocking=True), classes, manifest.ignore_label)
-        np.add.at(sums, [groups[group] for group in batch.groups], image_sums(counts))
+        masks = batch.masks.to(device, non_blocking=True)
+        rows = image_sums(predictions, masks, classes, manifest.ignore_label)
+        np.add.at(sums, [groups[group] for group in batch.groups], rows)
     total = reduce(torch.from_numpy(sums)).cpu().numpy()
     measured = {group: total[row] for group, row in groups.items() if total[row, classes * classes] > 0}
     score = Score(
         metrics=metrics_of(total.sum(axis=0), manifest.classes),
+        intervals=intervals(np.array(list(measured.values())), classes),
         groups=group_values(measured, classes),
         samples=int(total[:, classes * classes].sum()),
         resolution=manifest.size,

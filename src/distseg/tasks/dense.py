@@ -1,0 +1,36 @@
+"""The dense tasks: a label for every pixel. Binary has one logit (object against background), multi-class one a class."""
+
+import torch
+
+from distseg.config import RunConfig
+from distseg.data.manifest import Manifest
+from distseg.errors import ConfigError
+from distseg.losses import build_loss, median_frequency_weights
+
+
+class DenseTask:
+    """Channels and loss; decoding stands in ``tasks/predictor.py``, metrics in ``metrics.py``."""
+
+    def __init__(self, cfg: RunConfig, manifest: Manifest) -> None:
+        """ConfigError when the config's task is not that of the data."""
+        classes = len(manifest.classes)
+        if (cfg.task == "binary") != (classes == 2 and manifest.task == "binary"):
+            raise ConfigError(
+                f"task: got '{cfg.task}', but the shards are for '{manifest.task}' with {classes} classes; "
+                f"want task={manifest.task}"
+            )
+        self.channels_out = channels_out(cfg.task, classes)
+        weights = None
+        if cfg.loss.class_weights == "median_frequency":
+            pixels = torch.tensor([manifest.class_pixels[name] for name in manifest.classes])
+            weights = median_frequency_weights(pixels)
+        self._loss = build_loss(cfg.loss, manifest.ignore_label, weights)
+
+    def loss(self, logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+        """Logits (B, C, H, W) of any float type, masks (B, H, W) uint8 -> (B,) float32."""
+        return self._loss(logits.float(), masks)
+
+
+def channels_out(task: str, classes: int) -> int:
+    """Logits per pixel."""
+    return 1 if task == "binary" else classes
