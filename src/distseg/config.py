@@ -62,9 +62,9 @@ class ModelConfig(Section):
     """Which network; the mapping from names to modules stands in ``models/build.py``."""
 
     architecture: str = "classic_unet"
-    """``classic_unet`` (written here) or an architecture of segmentation_models_pytorch."""
+    """``classic_unet`` (written here), an architecture of segmentation_models_pytorch, or torchvision's DeepLabV3."""
     encoder: str | None = None
-    """Encoder of an SMP architecture; ``classic_unet`` has none."""
+    """Encoder of an SMP architecture; the others take none."""
     weights: str = "none"
     """``none``, ``imagenet`` (downloads), or the path of a safetensors/pt file with the encoder's weights."""
     width: PositiveInt = 64
@@ -180,11 +180,12 @@ class RunConfig(Section):
             swap = {"bce": "cross_entropy", "cross_entropy": "bce"}[of_task]
             wanted = self.loss.name.replace(of_task, swap)
             raise ValueError(f"loss.name: got '{self.loss.name}' for task '{self.task}', want '{wanted}'")
-        classic = self.model.architecture == "classic_unet"
-        if classic and self.model.encoder is not None:
-            raise ValueError(f"model.encoder: got '{self.model.encoder}', but classic_unet has no encoder; drop it")
-        if not classic and self.model.encoder is None:
-            raise ValueError(f"model.encoder: missing; architecture '{self.model.architecture}' needs one")
+        architecture, encoder = self.model.architecture, self.model.encoder
+        whole = architecture == "classic_unet" or architecture.startswith("tv_")
+        if whole and encoder is not None:
+            raise ValueError(f"model.encoder: got '{encoder}', but {architecture} takes none; drop it")
+        if not whole and encoder is None:
+            raise ValueError(f"model.encoder: missing; architecture '{architecture}' needs one")
         return self
 
 

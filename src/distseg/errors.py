@@ -10,6 +10,7 @@
     │   └── ClusterError    the cluster cannot hold what was asked for
     ├── BadSampleError      one sample that cannot be used (the stream replaces it and counts it)
     └── TrainingError       a run that cannot go on: NaN loss, too many bad samples
+        ├── OutOfMemoryError  the batch does not fit; the message says what to try
         └── ParityError     an exported file that does not agree with the model it came from
 
 A message names the thing, the value got, the value wanted and the next step, on one line.
@@ -54,6 +55,10 @@ class BadSampleError(DistsegError):
 
 class TrainingError(DistsegError):
     """A run that cannot go on."""
+
+
+class OutOfMemoryError(TrainingError):
+    """A micro-batch does not fit into memory."""
 
 
 class ParityError(TrainingError):

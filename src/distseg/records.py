@@ -20,6 +20,7 @@ TRIALS_FOLDER = "trials"
 RECORD_FILE = "record.json"
 GROUPS_FILE = "groups.json"
 EPOCHS_FILE = "epochs.jsonl"
+PROGRESS_FILE = "progress.json"
 CONFIG_FILE = "config.yaml"
 LAST_CHECKPOINT = "checkpoints/last.pt"
 BEST_CHECKPOINT = "checkpoints/best.pt"
@@ -128,6 +129,10 @@ class TrialRecord(Value):
     """Wall time times GPUs held."""
     cpu_hours: float = 0.0
     """CPU time used by the training processes, over all ranks."""
+    energy_wh: float = 0.0
+    """Used by the GPUs held, watt-hours; 0 where NVML does not tell."""
+    gpu_memory_bytes: int = 0
+    """Most memory that torch held at once on a GPU (rank 0's)."""
     seconds: float = 0.0
     """Wall time of training, interruptions left out."""
     checkpoint: str | None = None
@@ -149,6 +154,34 @@ class TrialRecord(Value):
             raise HomeError(f"{folder}: no {RECORD_FILE}; is this a run's folder?") from error
         except (ValidationError, ValueError) as error:
             raise HomeError(f"{path}: torn or foreign record; remove the folder or restore the file") from error
+
+
+class Progress(Value):
+    """Where a run stands between two epochs: ``progress.json`` in its folder."""
+
+    step: int
+    steps: int
+    epoch: int
+    """The one being trained, from 1."""
+    epochs: int
+    loss: float
+    """Mean over rank 0's images of the epoch so far."""
+    images_per_s: float
+    """Over all ranks, in the last second or so."""
+    seconds_left: float | None
+    """Of training, validation not counted; None before it can be told."""
+    gpu_utilisation: float | None
+    """Of rank 0's GPU, in [0, 1]; this and the next two are None where NVML finds none."""
+    gpu_memory_bytes: int | None
+    gpu_power_w: float | None
+
+    @classmethod
+    def load(cls, folder: Path) -> "Progress | None":
+        """Reads ``folder/progress.json``; None before there is one."""
+        try:
+            return cls.model_validate_json((folder / PROGRESS_FILE).read_text())
+        except (OSError, ValueError):
+            return None
 
 
 class LeaderboardRow(Value):

@@ -15,7 +15,7 @@ from distseg.export import parity
 from distseg.export.torchscript import load, save, to_torchscript
 from distseg.models.build import build_model
 from distseg.records import ExportManifest, Score, TrialRecord
-from distseg.tasks.binary import BinaryTask
+from distseg.tasks.dense import channels_out
 from distseg.tasks.predictor import Predictor
 from distseg.tasks.scoring import measure
 
@@ -74,7 +74,7 @@ def export(folder: Path, out: Path) -> ExportManifest:
 def restore_predictor(cfg: RunConfig, tree: dict[str, Any], data: Manifest) -> Predictor:
     """The trained model of a checkpoint, in eval mode on the CPU."""
     model = cfg.model.model_copy(update={"weights": "none"})  # the checkpoint holds the weights
-    built = build_model(model, BinaryTask.channels_out)
+    built = build_model(model, channels_out(cfg.task, len(data.classes)))
     built.network.load_state_dict(tree["network"])
     predictor = Predictor(
         built.network,

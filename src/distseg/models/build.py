@@ -23,9 +23,11 @@ SMP_ARCHITECTURES = (
     "unet", "unetplusplus", "manet", "linknet", "fpn", "pspnet",
     "deeplabv3", "deeplabv3plus", "pan", "upernet", "segformer", "dpt",
 )  # fmt: skip
-ARCHITECTURES = ("classic_unet", *SMP_ARCHITECTURES)
+TORCHVISION_ARCHITECTURES = ("tv_deeplabv3_resnet50", "tv_deeplabv3_resnet101", "tv_deeplabv3_mobilenet_v3_large")
+ARCHITECTURES = ("classic_unet", *SMP_ARCHITECTURES, *TORCHVISION_ARCHITECTURES)
 
 _TAKES_DECODER_CHANNELS = ("unet", "unetplusplus", "manet")
+_TORCHVISION_DIVISOR = 8  # its output stride; it takes any size, and pads less evenly itself
 _SMP_DIVISOR = 32  # only `unet` takes any size; padding all of them alike keeps one rule
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -42,6 +44,8 @@ class BuiltModel:
     mean: tuple[float, float, float]
     """Of RGB in [0, 1]."""
     std: tuple[float, float, float]
+    unused_parameters: bool = False
+    """Some parameters take no part in the output, so DDP must look for them."""
 
 
 def build_model(cfg: ModelConfig, channels_out: int) -> BuiltModel:
@@ -51,6 +55,8 @@ def build_model(cfg: ModelConfig, channels_out: int) -> BuiltModel:
             raise ConfigError(f"model.weights: got '{cfg.weights}', but classic_unet starts from scratch; want none")
         network: nn.Module = ClassicUNet(channels_out, cfg.width)
         return BuiltModel(network, ClassicUNet.DIVISOR, _IMAGENET_MEAN, _IMAGENET_STD)
+    if cfg.architecture in TORCHVISION_ARCHITECTURES:
+        return _build_torchvision(cfg, channels_out)
     if cfg.architecture not in SMP_ARCHITECTURES:
         raise ConfigError(
             f"model.architecture: got '{cfg.architecture}'{_nearest(cfg.architecture, ARCHITECTURES)}, "
@@ -91,7 +97,23 @@ def _build_smp(cfg: ModelConfig, channels_out: int) -> BuiltModel:
         raise ConfigError(f"model: {cfg.architecture} with encoder {cfg.encoder} cannot be built: {reason}") from error
     if cfg.weights not in ("none", "imagenet"):
         _load_encoder(network, Path(cfg.weights))
-    return BuiltModel(network, _SMP_DIVISOR, mean, std)
+    # PSPNet's encoder has a last stage that its decoder does not look at
+    return BuiltModel(network, _SMP_DIVISOR, mean, std, unused_parameters=cfg.architecture == "pspnet")
+
+
+def _build_torchvision(cfg: ModelConfig, channels_out: int) -> BuiltModel:
+    from distseg.models.torchvision_deeplab import TorchvisionDeepLab  # here: torchvision takes a second
+
+    def create(weights_backbone: str | None) -> nn.Module:
+        return TorchvisionDeepLab(cfg.architecture, channels_out, weights_backbone=weights_backbone)
+
+    if cfg.weights == "imagenet":
+        network = _from_torch_hub(lambda: create("DEFAULT"), cfg.architecture)
+    else:
+        network = create(None)
+        if cfg.weights != "none":
+            _load_encoder(network, Path(cfg.weights))
+    return BuiltModel(network, _TORCHVISION_DIVISOR, _IMAGENET_MEAN, _IMAGENET_STD)
 
 
 def _check_encoder(encoder: str, smp_encoders: list[str]) -> None:
@@ -132,6 +154,17 @@ def _from_hub(download: Callable[[], Any], encoder: str) -> Any:
         raise ConfigError(
             f"model.weights=imagenet: weights of '{encoder}' are not in the local cache and the model hub cannot be "
             "reached; use model.weights=none, give a file (model.weights=PATH), or fetch them once with a network"
+        ) from error
+
+
+def _from_torch_hub(download: Callable[[], nn.Module], name: str) -> nn.Module:
+    """Runs something that may download torchvision's weights; torch looks into its own cache first."""
+    try:
+        return download()
+    except OSError as error:  # URLError is one
+        raise ConfigError(
+            f"model.weights=imagenet: weights for '{name}' are not in torch's cache and cannot be downloaded ({error}); "
+            "use model.weights=none, give a file (model.weights=PATH), or fetch them once with a network"
         ) from error
 
 

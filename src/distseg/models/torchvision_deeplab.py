@@ -6,9 +6,6 @@ import torch
 from torch import nn
 from torchvision.models import segmentation
 
-NAMES = ("tv_deeplabv3_resnet50", "tv_deeplabv3_resnet101", "tv_deeplabv3_mobilenet_v3_large")
-
-
 class TorchvisionDeepLab(nn.Module):
     """(B, 3, H, W) float32 -> logits (B, ``channels_out``, H, W), any H and W from 32 up."""
 

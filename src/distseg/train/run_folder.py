@@ -34,32 +34,39 @@ class RunSpec:
 def record_of(spec: RunSpec, state: TrainState, shards: ShardFolder, steps: int, worker: Worker) -> TrialRecord:
     """The run's record as its state says."""
     manifest = shards.manifest
+    best = state.best(spec.config.eval.mode)
+    gpu = worker.device.type == "cuda"
+    over = state.step >= steps or state.stopped_early
     return TrialRecord(
         trial_id=spec.trial_id,
         study=spec.study,
-        status=Status.COMPLETED if state.step >= steps else Status.RUNNING,
+        status=Status.COMPLETED if over else Status.RUNNING,
+        reason=f"no better epoch in {spec.config.train.patience_epochs}" if state.stopped_early else None,
         task=spec.config.task,
         metric=spec.config.eval.metric,
         mode=spec.config.eval.mode,
         overrides=spec.overrides,
         architecture=spec.config.model.architecture,
-        metrics=state.best_metrics,
+        metrics=best["metrics"] if best else {},
+        intervals=best["intervals"] if best else {},
         epochs=len(state.history),
         epochs_planned=spec.config.train.epochs,
-        best_epoch=state.best_epoch,
+        best_epoch=best["epoch"] if best else None,
         images_seen=state.step * spec.config.train.batch_global,
         data=str(shards.root),
         data_digest=manifest.data_digest,
         split_digest=manifest.split_digest_of(spec.config.data.fold),
         split_leaky=manifest.split_leaky,
-        resolution=manifest.size if state.history else None,
-        samples=state.history[-1]["samples"] if state.history else 0,
+        resolution=manifest.size if best else None,
+        samples=best["samples"] if best else 0,
         bad_samples=len(state.bad),
         world_size=worker.world_size,
-        gpu_hours=state.seconds * worker.world_size / 3600 if worker.device.type == "cuda" else 0.0,
+        gpu_hours=state.seconds * worker.world_size / 3600 if gpu else 0.0,
         cpu_hours=state.cpu_seconds / 3600,
+        energy_wh=state.energy_wh,
+        gpu_memory_bytes=torch.cuda.max_memory_allocated(worker.device) if gpu else 0,
         seconds=state.seconds,
-        checkpoint=records.BEST_CHECKPOINT if state.best_epoch is not None else None,
+        checkpoint=records.BEST_CHECKPOINT if best else None,
         created_at=_created_at(spec.folder),
         versions={"distseg": __version__, "torch": torch.__version__},
     )
@@ -76,18 +83,32 @@ def write_progress(spec: RunSpec, state: TrainState, record: TrialRecord) -> Non
     record.save(spec.folder)
 
 
-def save_best(spec: RunSpec, state: TrainState, shards: ShardFolder, built: BuiltModel, score: Score) -> None:
+def save_best(spec: RunSpec, state: TrainState, shards: ShardFolder, built: BuiltModel, score: Score) -> Path:
     """``best.pt``, with all that predicting takes, and the counts that belong to it."""
     tree = {
         **identity(spec.config, shards.manifest),
-        "network": state.network.state_dict(),
+        "network": state.evaluated.state_dict(),
         "mean": list(built.mean),  # they follow the pretrained weights, which a reader of this file need not load
         "std": list(built.std),
-        "epoch": state.best_epoch,
-        "metrics": state.best_metrics,
+        "epoch": state.history[-1]["epoch"],
+        "metrics": score.metrics,
     }
-    checkpoint.save(spec.folder / records.BEST_CHECKPOINT, tree)
+    path = spec.folder / records.BEST_CHECKPOINT
+    checkpoint.save(path, tree)
     atomic.write_text(spec.folder / records.GROUPS_FILE, json.dumps(score.groups) + "\n")
+    return path
+
+
+def keep_last(folder: Path, epoch: int, number: int) -> None:
+    """Keeps ``last.pt`` of the ``number`` - 1 epochs before this one, as ``epoch-0007.pt``, and removes older ones."""
+    last = folder / records.LAST_CHECKPOINT
+    for path in last.parent.glob("epoch-*.pt"):
+        if int(path.stem.removeprefix("epoch-")) <= epoch - number:
+            path.unlink()
+    if number > 1:
+        kept = last.with_name(f"epoch-{epoch:04d}.pt")
+        kept.unlink(missing_ok=True)
+        kept.hardlink_to(last)
 
 
 def fence(folder: Path) -> None:

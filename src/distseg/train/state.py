@@ -4,6 +4,7 @@ Random numbers need no place in it: each step seeds torch's generators from (see
 augmentation from (seed, epoch, key), so the cursor alone decides them. The schedule is a function of the step.
 """
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import nn
 from distseg.config import OptimConfig, RunConfig
 from distseg.data.manifest import BadSample, Manifest
 from distseg.errors import HomeError
+from distseg.train.ema import Ema
 
 
 @dataclass
@@ -20,14 +22,13 @@ class TrainState:
     """Everything that changes while a run trains."""
 
     network: nn.Module
+    ema: Ema | None
+    """The moving average of the network's weights, where one is kept."""
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     """Disabled (and without state) unless the run computes in fp16."""
     step: int = 0
     """The cursor: global batches consumed, over all epochs."""
-    best: float | None = None
-    best_epoch: int | None = None
-    best_metrics: dict[str, Any] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
     """One row an epoch; ``epochs.jsonl`` is written from it."""
     bad: dict[str, BadSample] = field(default_factory=dict)
@@ -39,30 +40,47 @@ class TrainState:
     """Wall time of training so far."""
     cpu_seconds: float = 0.0
     """CPU time over all ranks."""
+    energy_wh: float = 0.0
+    """Of the GPUs, over all ranks."""
+    stopped_early: bool = False
 
     @classmethod
     def create(cls, cfg: RunConfig, network: nn.Module, device: torch.device, precision: str) -> "TrainState":
         """A fresh state around a network that is on its device already."""
         scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
-        return cls(network=network, optimizer=build_optimizer(cfg.optim, network), scaler=scaler)
+        ema = None if cfg.train.ema_decay is None else Ema(network, cfg.train.ema_decay)
+        return cls(network=network, ema=ema, optimizer=build_optimizer(cfg.optim, network), scaler=scaler)
+
+    def best(self, mode: str) -> dict[str, Any] | None:
+        """The row of the best validated epoch, the first of equals; None before there is one. NaN is no score."""
+        rows = [row for row in self.history if row["score"] is not None and math.isfinite(row["score"])]
+        if not rows:
+            return None
+        sign = 1 if mode == "max" else -1
+        return max(rows, key=lambda row: sign * row["score"])
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The network that is validated and exported."""
+        return self.network if self.ema is None else self.ema.network
 
     def to_tree(self, cfg: RunConfig, manifest: Manifest) -> dict[str, Any]:
         """The state as tensors and plain values, with what it belongs to."""
         return {
             **identity(cfg, manifest),
             "network": self.network.state_dict(),
+            "ema": None if self.ema is None else self.ema.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "step": self.step,
-            "best": self.best,
-            "best_epoch": self.best_epoch,
-            "best_metrics": self.best_metrics,
             "history": self.history,
             "bad": [sample.model_dump() for sample in self.bad.values()],
             "loss_sum": self.loss_sum,
             "loss_images": self.loss_images,
             "seconds": self.seconds,
             "cpu_seconds": self.cpu_seconds,
+            "energy_wh": self.energy_wh,
+            "stopped_early": self.stopped_early,
         }
 
     def restore(self, tree: dict[str, Any], cfg: RunConfig, manifest: Manifest, source: str) -> None:
@@ -75,14 +93,16 @@ class TrainState:
                     "resume with the same config and data, or start a new run"
                 )
         self.network.load_state_dict(tree["network"])
+        if self.ema is not None:
+            self.ema.network.load_state_dict(tree["ema"])
         self.optimizer.load_state_dict(tree["optimizer"])
         self.scaler.load_state_dict(tree["scaler"])
         self.step = tree["step"]
-        self.best, self.best_epoch, self.best_metrics = tree["best"], tree["best_epoch"], tree["best_metrics"]
         self.history = tree["history"]
         self.bad = {sample["key"]: BadSample.model_validate(sample) for sample in tree["bad"]}
         self.loss_sum, self.loss_images = tree["loss_sum"], tree["loss_images"]
-        self.seconds, self.cpu_seconds = tree["seconds"], tree["cpu_seconds"]
+        self.seconds, self.cpu_seconds, self.energy_wh = tree["seconds"], tree["cpu_seconds"], tree["energy_wh"]
+        self.stopped_early = tree["stopped_early"]
 
 
 def identity(cfg: RunConfig, manifest: Manifest) -> dict[str, Any]:

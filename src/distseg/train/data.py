@@ -1,0 +1,83 @@
+"""A run's batches: every rank plans the same epochs and takes its own slice of each global batch."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
+
+from distseg.augment.keyed_random import key_seed
+from distseg.augment.policies import Augmenter, Pixels
+from distseg.config import RunConfig
+from distseg.data.manifest import ShardFolder
+from distseg.data.order import EpochPlan
+from distseg.data.stream import Batch, EvalBatches, TrainBatches, batch_loader, open_split
+from distseg.errors import ConfigError
+from distseg.train.worker import Worker
+
+
+@dataclass(frozen=True)
+class RunData:
+    """What one rank reads."""
+
+    plan: EpochPlan
+    size: tuple[int, int]
+    """(width, height) in pixels at which the network sees images."""
+    samples: int
+    """Of training and validation together, over all ranks."""
+    train_batches: TrainBatches
+    validation: Iterable[Batch]
+    """This rank's validation batches; can be iterated again and again."""
+    loader: partial[Iterable[Batch]]
+
+    def training(self, first_step: int, steps: int) -> Iterable[Batch]:
+        """This rank's share of global batches ``first_step`` to ``steps`` - 1, over all epochs."""
+        return self.loader(self.train_batches, range(first_step, steps))
+
+
+def open_data(cfg: RunConfig, shards: ShardFolder, worker: Worker) -> RunData:
+    """Opens the splits; ConfigError where batch, size and data do not fit together."""
+    train_reader = open_split(shards, training=True, fold=cfg.data.fold)
+    val_reader = open_split(shards, training=False, fold=cfg.data.fold)
+    plan = EpochPlan(
+        train_reader.shard_sizes, cfg.train.batch_global, cfg.seed, cfg.data.shuffle_window, tail=cfg.data.tail
+    )
+    _check_plan(plan, worker.world_size)
+    size = cfg.data.input_size or shards.manifest.size
+    if size is None:
+        raise ConfigError(f"data.input_size: missing; the samples of {shards.root} keep their own sizes, give WxH")
+    augment = KeyedAugment(Augmenter(cfg.augment.policy, size), cfg.seed)
+    place = {"rank": worker.rank, "world_size": worker.world_size}
+    val_batches = EvalBatches(val_reader, batch=cfg.eval.batch, **place)
+    loader = partial(
+        batch_loader, workers=cfg.data.workers, prefetch=cfg.data.prefetch, pin=worker.device.type == "cuda"
+    )
+    return RunData(
+        plan=plan,
+        size=size,
+        samples=len(train_reader) + len(val_reader),
+        train_batches=TrainBatches(train_reader, plan, size=size, augment=augment, **place),
+        validation=loader(val_batches, range(len(val_batches))),
+        loader=loader,
+    )
+
+
+class KeyedAugment:
+    """An augmenter seeded for each sample from (seed, epoch, key)."""
+
+    def __init__(self, augmenter: Augmenter, seed: int) -> None:
+        self._augmenter = augmenter
+        self._seed = seed
+
+    def __call__(self, image: Pixels, mask: Pixels, epoch: int, key: str) -> tuple[Pixels, Pixels]:
+        return self._augmenter(image, mask, key_seed(self._seed, epoch, key))
+
+
+def _check_plan(plan: EpochPlan, world_size: int) -> None:
+    if plan.batch_global < world_size:
+        raise ConfigError(
+            f"train.batch_global: got {plan.batch_global} for {world_size} workers; want at least one image each"
+        )
+    if plan.steps == 0:
+        raise ConfigError(
+            f"train.batch_global: got {plan.batch_global}, but there are only {plan.samples} training samples and "
+            "data.tail=drop leaves no batch; lower it or set data.tail=wrap"
+        )

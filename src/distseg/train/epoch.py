@@ -1,0 +1,91 @@
+"""From what single ranks gathered to what all of them know: sums over ranks, the epoch's row, when to stop."""
+
+import itertools
+import math
+import time
+
+import torch
+
+from distseg.config import RunConfig
+from distseg.data.manifest import BadSample
+from distseg.data.order import EpochPlan
+from distseg.errors import TrainingError
+from distseg.records import Score
+from distseg.train.state import TrainState
+from distseg.train.telemetry import GpuMeter
+from distseg.train.worker import gather_objects, reduce_sum
+
+
+class Since:
+    """What this rank gathered since the ranks last added up."""
+
+    def __init__(self, device: torch.device, meter: GpuMeter) -> None:
+        self.device = device
+        self.meter = meter
+        self.start()
+
+    def start(self) -> None:
+        """Begins anew."""
+        self.losses = torch.zeros(2, dtype=torch.float64, device=self.device)
+        """Sum over images, images."""
+        self.bad: list[BadSample] = []
+        self.wall = time.perf_counter()
+        self.cpu = time.process_time()
+        self.energy_wh = self.meter.energy_wh()
+
+
+def take_in(since: Since, state: TrainState, cfg: RunConfig, samples: int) -> None:
+    """Adds up over ranks what they gathered, and fails on all of them together when the run cannot go on."""
+    spent = [time.process_time() - since.cpu, since.meter.energy_wh() - since.energy_wh]
+    own = torch.cat([since.losses, torch.tensor(spent, dtype=torch.float64, device=since.device)])
+    loss_sum, images, cpu_seconds, energy_wh = reduce_sum(own).tolist()
+    if not math.isfinite(loss_sum):
+        raise TrainingError(
+            f"loss is {loss_sum} by step {state.step}; the last checkpoint is from before; "
+            f"lower optim.lr (now {cfg.optim.lr}) or set train.precision=fp32"
+        )
+    state.loss_sum += loss_sum
+    state.loss_images += int(images)
+    state.cpu_seconds += cpu_seconds
+    state.energy_wh += energy_wh
+    state.seconds += time.perf_counter() - since.wall
+    for sample in itertools.chain.from_iterable(gather_objects(since.bad)):
+        state.bad.setdefault(sample.key, sample)
+    if len(state.bad) > cfg.data.bad_fraction_max * samples:
+        first = next(iter(state.bad.values()))
+        raise TrainingError(
+            f"{len(state.bad)} of {samples} samples cannot be used, more than data.bad_fraction_max="
+            f"{cfg.data.bad_fraction_max}; first: shard {first.shard}, sample {first.key}: {first.reason}; "
+            "look at all of them with 'distseg data verify'"
+        )
+    since.start()
+
+
+def close_epoch(state: TrainState, cfg: RunConfig, plan: EpochPlan, score: Score | None) -> bool:
+    """Adds the epoch's row to the history; True when it is the best so far. ``score``: None when not validated."""
+    seconds = state.seconds - (state.history[-1]["seconds"] if state.history else 0.0)
+    row = {
+        "epoch": state.step // plan.steps,
+        "step": state.step,
+        "images_seen": state.step * plan.batch_global,
+        "loss": state.loss_sum / state.loss_images,
+        "lr": state.optimizer.param_groups[0]["lr"],
+        "metrics": score.metrics if score else {},
+        "intervals": score.intervals if score else {},
+        "score": score.metrics[cfg.eval.metric] if score else None,
+        "samples": score.samples if score else 0,
+        "seconds": state.seconds,
+        "images_per_s": state.loss_images / seconds,
+        "bad_samples": len(state.bad),
+    }
+    state.history.append(row)
+    state.loss_sum, state.loss_images = 0.0, 0
+    best = state.best(cfg.eval.mode)
+    patience = cfg.train.patience_epochs
+    state.stopped_early = patience is not None and best is not None and row["epoch"] - best["epoch"] >= patience
+    return best is row
+
+
+def validation_due(cfg: RunConfig, epoch: int) -> bool:
+    """Whether this epoch (1-based) is validated: every so many, and the last."""
+    return epoch % cfg.eval.every_epochs == 0 or epoch == cfg.train.epochs

@@ -1,0 +1,89 @@
+"""One optimizer step on a rank's share of a global batch."""
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from distseg.augment.keyed_random import key_seed
+from distseg.config import RunConfig
+from distseg.data.stream import Batch
+from distseg.errors import ConfigError, OutOfMemoryError
+from distseg.tasks.dense import DenseTask
+from distseg.tasks.predictor import Predictor
+from distseg.train.precision import autocast
+from distseg.train.schedule import lr_factor
+from distseg.train.state import TrainState
+from distseg.train.worker import Worker
+
+
+def train_step(
+    trainer: Predictor,
+    task: DenseTask,
+    state: TrainState,
+    batch: Batch,
+    cfg: RunConfig,
+    worker: Worker,
+    precision: str,
+) -> torch.Tensor:
+    """One optimizer step; returns (sum of losses, images) of this rank, float64, on its device.
+
+    The loss is the mean over the images of the global batch, whatever the micro-batches and ranks: each image's loss is
+    divided by the global batch, and DDP's averaging over ranks is undone.
+    """
+    torch.manual_seed(key_seed(cfg.seed, batch.step, f"rank {worker.rank}"))  # for dropout
+    images = batch.images.to(worker.device, non_blocking=True)
+    masks = batch.masks.to(worker.device, non_blocking=True)
+    micro_batch = cfg.train.micro_batch or len(images)
+    starts = range(0, len(images), micro_batch)
+    total = torch.zeros((), dtype=torch.float64, device=worker.device)
+    try:
+        for start in starts:
+            part = slice(start, start + micro_batch)
+            with _gradients_stay_local(trainer.network, start != starts[-1]):
+                with autocast(worker.device, precision):
+                    logits = trainer.network_logits(images[part])
+                losses = task.loss(logits, masks[part])
+                loss = losses.sum() * (worker.world_size / cfg.train.batch_global)
+                state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            total += losses.detach().sum()
+    except (RuntimeError, ValueError) as error:
+        raise _explained(error, min(micro_batch, len(images))) from error
+    if cfg.optim.clip_norm is not None:
+        state.scaler.unscale_(state.optimizer)
+        nn.utils.clip_grad_norm_(trainer.network.parameters(), cfg.optim.clip_norm)
+    state.scaler.step(state.optimizer)
+    state.scaler.update()
+    state.optimizer.zero_grad(set_to_none=True)
+    return torch.stack([total, torch.full_like(total, len(images))])
+
+
+def set_learning_rate(state: TrainState, cfg: RunConfig, steps: int) -> None:
+    """Sets the rate for the step that comes next."""
+    rate = cfg.optim.lr * lr_factor(cfg.schedule, state.step, steps)
+    for group in state.optimizer.param_groups:
+        group["lr"] = rate
+
+
+def _gradients_stay_local(network: nn.Module, local: bool) -> AbstractContextManager[None]:
+    """Keeps DDP from averaging gradients over ranks before the last micro-batch of a step."""
+    return network.no_sync() if local and isinstance(network, DistributedDataParallel) else nullcontext()
+
+
+def _explained(error: Exception, images: int) -> Exception:
+    """The error itself, or what it means where that is known."""
+    text = str(error)
+    if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in text:
+        if images == 1:
+            return OutOfMemoryError("out of memory with one image at a time; lower data.input_size or the model")
+        return OutOfMemoryError(
+            f"out of memory with {images} images at a time; try train.micro_batch={images // 2}: gradients are "
+            "accumulated, so the global batch stays the same"
+        )
+    if "Expected more than 1 value per channel" in text:
+        return ConfigError(
+            f"BatchNorm cannot learn from {images} image(s) at a time in this network; want train.micro_batch "
+            "(or batch_global per worker) of at least 2"
+        )
+    return error
