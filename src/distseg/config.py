@@ -79,7 +79,7 @@ class LossConfig(Section):
     name: Literal[
         "bce", "cross_entropy", "focal", "dice", "jaccard", "tversky", "lovasz", "bce_dice", "cross_entropy_dice"
     ] = "bce_dice"
-    """``bce`` and ``bce_dice`` are the binary task's names, ``cross_entropy`` and ``cross_entropy_dice`` multi-class."""
+    """``bce`` and ``bce_dice`` are binary names, ``cross_entropy`` and ``cross_entropy_dice`` multi-class."""
     dice_weight: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Part of Dice in ``bce_dice`` and ``cross_entropy_dice``; the pixels' term has the rest."""
     focal_gamma: Annotated[float, Field(ge=0)] = 2.0

@@ -14,9 +14,7 @@ BOUNDARY_FRACTION = 0.02
 """Width of a boundary band as a part of the image's diagonal (Cheng et al. 2021, Boundary IoU)."""
 
 
-def image_sums(
-    predictions: torch.Tensor, targets: torch.Tensor, classes: int, ignore_label: int | None
-) -> Sums:
+def image_sums(predictions: torch.Tensor, targets: torch.Tensor, classes: int, ignore_label: int | None) -> Sums:
     """Label maps (B, H, W) uint8 of predictions and truth -> rows (B, width(classes)) to be added up.
 
     Dice and IoU of an image are those of class 1 for two classes, else the mean over the classes that occur in truth or
@@ -31,9 +29,7 @@ def image_sums(
         dice, iou = dice[:, 1:], iou[:, 1:]
     images = len(matrices)
     ones = np.ones(images)
-    return np.column_stack(
-        [matrices.reshape(images, -1), ones, _mean_or_one(dice), _mean_or_one(iou), both, either]
-    )
+    return np.column_stack([matrices.reshape(images, -1), ones, _mean_or_one(dice), _mean_or_one(iou), both, either])
 
 
 def confusion(predictions: torch.Tensor, targets: torch.Tensor, classes: int, ignore_label: int | None) -> torch.Tensor:
@@ -72,7 +68,7 @@ def boundary(
 
 
 def band(masks: torch.Tensor, reach: int) -> torch.Tensor:
-    """Masks (B, H, W) bool -> the part of each that lies within ``reach`` pixels (along rows and columns) of its outside."""
+    """Masks (B, H, W) bool -> the part of each that lies within ``reach`` pixels of its outside, in rows and columns."""
     inside = _eroded_in_rows(masks, reach)
     inside = _eroded_in_rows(inside.transpose(1, 2).contiguous(), reach).transpose(1, 2)
     return masks & ~inside

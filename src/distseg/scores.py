@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 Sums = npt.NDArray[np.float64]
-"""(..., width(classes)): the confusion matrix row-major (truth, prediction), then the number of images, the sums of their
-Dice and of their IoU, then per class the pixels in both boundary bands and those in either."""
+"""(..., width(classes)): the confusion matrix row-major (truth, prediction), then the number of images, the sums of
+their Dice and of their IoU, then per class the pixels in both boundary bands and those in either."""
 
 _RESAMPLES = 1000
 _INTERVAL = (2.5, 97.5)  # percentiles: 95 %
@@ -105,8 +105,8 @@ def group_sums(groups: Mapping[str, Mapping[str, Any]]) -> Sums:
 def intervals(groups: Sums, classes: int) -> dict[str, tuple[float, float]]:
     """95 % percentile bootstrap intervals over groups of all headline metrics: rows (groups, width) -> (low, high).
 
-    Whole groups are drawn with replacement, for the images of one car or sequence are no independent evidence. The draws
-    have a fixed seed. Empty with fewer than two groups; a metric that is undefined in every draw is left out.
+    Whole groups are drawn with replacement, for the images of one car or sequence are no independent evidence. The
+    draws have a fixed seed. Empty with fewer than two groups; a metric that is undefined in every draw is left out.
     """
     if len(groups) < 2:
         return {}

@@ -1,11 +1,12 @@
 """``distseg train``: one run, alone, under torchrun, or on Ray Train."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
+    from distseg.cli.follow import Follow
     from distseg.home import Home
     from distseg.records import TrialRecord
     from distseg.train.run_folder import RunSpec
@@ -62,15 +63,18 @@ def _resumed(folders: "Home", wanted: str, stem: str) -> str:
 
 def _local(spec: "RunSpec") -> "TrialRecord | None":
     """Trains in this process; the record on rank 0, None on torchrun's other ranks."""
+    from contextlib import nullcontext
     from dataclasses import replace
 
     from distseg.train.loop import run
     from distseg.train.worker import gather_objects, local_worker
 
-    with local_worker(_epoch_line(spec)) as worker:
+    with local_worker() as worker:
         # torchrun's processes named the run each for itself: rank 0's name counts
         folder = gather_objects(spec.folder)[0]
-        record = run(replace(spec, folder=folder, trial_id=folder.name), worker)
+        spec = replace(spec, folder=folder, trial_id=folder.name)
+        with _follow(spec) if worker.rank == 0 else nullcontext():
+            record = run(spec, worker)
         return record if worker.rank == 0 else None
 
 
@@ -80,27 +84,19 @@ def _on_ray(spec: "RunSpec", workers: int, storage: Path) -> "TrialRecord":
 
     ShardFolder.open(spec.data)  # says what is wrong with it before Ray takes its time to start
     with session():
-        from distseg.on_ray.train import Follow, fit
+        from distseg.on_ray.train import fit
 
         cpus = spec.config.train.threads
         gpus = 1 if cluster_total("GPU") else 0
         check_workers(workers, cpus, gpus)
-        with Follow(spec, _epoch_line(spec)):
+        with _follow(spec):
             return fit(spec, storage=storage, workers=workers, cpus_per_worker=cpus, gpus_per_worker=gpus)
 
 
-def _epoch_line(spec: "RunSpec") -> Any:
-    """A function that prints an epoch's row as one line on stderr."""
-    epochs, metric = spec.config.train.epochs, spec.config.eval.metric
+def _follow(spec: "RunSpec") -> "Follow":
+    from distseg.cli.follow import Follow
 
-    def write(row: dict[str, Any]) -> None:
-        typer.echo(
-            f"epoch {row['epoch']}/{epochs}  loss {row['loss']:.4f}  {metric} {row['score']:.4f}  "
-            f"{row['images_per_s']:.1f} images/s  {row['seconds']:.0f} s",
-            err=True,
-        )
-
-    return write
+    return Follow(spec.folder, spec.config.train.epochs, spec.config.eval.metric)
 
 
 def _show(name: str, record: "TrialRecord", spec: "RunSpec", as_json: bool) -> None:

@@ -163,7 +163,7 @@ def _from_torch_hub(download: Callable[[], nn.Module], name: str) -> nn.Module:
         return download()
     except OSError as error:  # URLError is one
         raise ConfigError(
-            f"model.weights=imagenet: weights for '{name}' are not in torch's cache and cannot be downloaded ({error}); "
+            f"model.weights=imagenet: weights for '{name}' are not in torch's cache, nor can they be had ({error}); "
             "use model.weights=none, give a file (model.weights=PATH), or fetch them once with a network"
         ) from error
 

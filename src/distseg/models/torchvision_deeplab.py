@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torchvision.models import segmentation
 
+
 class TorchvisionDeepLab(nn.Module):
     """(B, 3, H, W) float32 -> logits (B, ``channels_out``, H, W), any H and W from 32 up."""
 

@@ -1,8 +1,7 @@
 """One training run on Ray Train: DDP over the workers of a TorchTrainer."""
 
 import shutil
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +10,11 @@ import ray.train.torch
 import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
 
-from distseg import records
 from distseg.errors import DistsegError, TrainingError
 from distseg.home import unique_name
 from distseg.records import Status, TrialRecord
 from distseg.train.loop import run
 from distseg.train.run_folder import RunSpec, close_record, one_line
-
-_POLL_S = 0.5
 
 
 class TrainWorker:
@@ -72,37 +68,6 @@ def fit(
     finally:
         shutil.rmtree(storage / name, ignore_errors=True)
     return TrialRecord.load(spec.folder)
-
-
-class Follow:
-    """Calls ``on_epoch`` for each new row of a run's ``epochs.jsonl``, from a thread of the driver.
-
-    The run's folder is shared by all nodes, so this needs nothing of Ray.
-    """
-
-    def __init__(self, spec: RunSpec, on_epoch: Callable[[dict[str, Any]], None]) -> None:
-        self._path = spec.folder / records.EPOCHS_FILE
-        self._on_epoch = on_epoch
-        self._seen = len(records.read_json_lines(self._path))
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._follow, daemon=True)
-
-    def __enter__(self) -> "Follow":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def _follow(self) -> None:
-        over = False
-        while not over:
-            over = self._over.wait(_POLL_S)
-            rows = records.read_json_lines(self._path)
-            for row in rows[self._seen :]:
-                self._on_epoch(row)
-            self._seen = len(rows)
 
 
 def _train_worker(config: dict[str, Any]) -> None:

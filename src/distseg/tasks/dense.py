@@ -1,4 +1,4 @@
-"""The dense tasks: a label for every pixel. Binary has one logit (object against background), multi-class one a class."""
+"""The dense tasks: a label for every pixel. Binary has one logit (object or background), multi-class one a class."""
 
 import torch
 

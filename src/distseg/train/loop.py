@@ -1,6 +1,7 @@
 """One training run, start or resume to end: the same alone, under torchrun and under Ray."""
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -85,9 +86,9 @@ def _run(spec: RunSpec, worker: Worker, begin: Callable[[TrainState, TrialRecord
     last = spec.folder / records.LAST_CHECKPOINT
     if last.exists():
         state.restore(checkpoint.load(last), cfg, manifest, str(last))
-    around = {"input_size": data.size, "divisor": built.divisor, "mean": built.mean, "std": built.std}
-    trainer = Predictor(over_ranks(network, built, cfg.train, worker), **around).to(worker.device)
-    predictor = Predictor(state.evaluated, **around).to(worker.device)
+    predictor_of = partial(Predictor, input_size=data.size, divisor=built.divisor, mean=built.mean, std=built.std)
+    trainer = predictor_of(over_ranks(network, built, cfg.train, worker)).to(worker.device)
+    predictor = predictor_of(state.evaluated).to(worker.device)
 
     # The loop, over all epochs, from the very batch it stopped at.
     begin(state, record_of(spec, state, shards, steps, worker))

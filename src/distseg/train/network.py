@@ -24,7 +24,7 @@ def on_device(network: nn.Module, cfg: TrainConfig, worker: Worker) -> nn.Module
     if cfg.sync_batchnorm:
         if worker.device.type != "cuda":
             raise ConfigError("train.sync_batchnorm: torch has it for GPUs alone, and this worker has none; drop it")
-        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
     network = network.to(worker.device)
     return network.to(memory_format=torch.channels_last) if cfg.channels_last else network
 

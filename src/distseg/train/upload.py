@@ -14,7 +14,7 @@ from distseg.errors import TrainingError
 class Uploads:
     """Copies files to an fsspec URL, one after another, while training goes on.
 
-    A file is snapshotted (linked) when it is handed over, so that the next checkpoint may replace it. Of several waiting
+    A file is linked aside when it is handed over, so that the next checkpoint may replace it. Of several waiting
     versions of one file only the newest is copied. Leaving waits for the copies; a failed one is a TrainingError then,
     and never costs a step.
     """

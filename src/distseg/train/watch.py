@@ -22,7 +22,7 @@ _EVERY_S = 1.0
 class Watch:
     """Rank 0's reports of one run; on the other ranks nothing is written.
 
-    ``progress.json`` is replaced at most once a second, for followers on any node: the command line's bar, a live board.
+    ``progress.json`` is replaced at most once a second, for followers on any node: a bar, a live board.
     """
 
     def __init__(self, spec: RunSpec, steps_per_epoch: int, steps: int, meter: GpuMeter, rank: int) -> None:
@@ -39,7 +39,7 @@ class Watch:
         if self._rank == 0:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._board = SummaryWriter(str(self._spec.folder / "tensorboard"))  # type: ignore[no-untyped-call]
+            self._board = SummaryWriter(str(self._spec.folder / "tensorboard"))
         return self
 
     def __exit__(

@@ -5,14 +5,12 @@ method here: the run's folder lies in the home that all nodes see, so rank 0 wri
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
-
-Report = Callable[[dict[str, Any]], None]
 
 
 class Worker(Protocol):
@@ -33,29 +31,27 @@ class Worker(Protocol):
 class LocalWorker:
     """A worker without Ray: alone, or one of torchrun's."""
 
-    def __init__(self, rank: int, world_size: int, device: torch.device, on_epoch: Report) -> None:
+    def __init__(self, rank: int, world_size: int, device: torch.device) -> None:
         self.rank = rank
         self.world_size = world_size
         self.device = device
-        self._on_epoch = on_epoch
 
     def report(self, epoch: dict[str, Any]) -> None:
-        if self.rank == 0:
-            self._on_epoch(epoch)
+        """Nobody is told: followers read the run's folder."""
 
 
 @contextmanager
-def local_worker(on_epoch: Report) -> Iterator[LocalWorker]:
+def local_worker() -> Iterator[LocalWorker]:
     """This process as a worker; joins torchrun's group when torchrun started it, and leaves it at the end."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:  # set by torchrun for its processes alone
-        yield LocalWorker(0, 1, default_device(0), on_epoch)
+        yield LocalWorker(0, 1, default_device(0))
         return
     device = default_device(int(os.environ["LOCAL_RANK"]))
     if device.type == "cuda":
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
-        yield LocalWorker(dist.get_rank(), dist.get_world_size(), device, on_epoch)
+        yield LocalWorker(dist.get_rank(), dist.get_world_size(), device)
     finally:
         dist.destroy_process_group()
 
