@@ -61,9 +61,6 @@ def _row(image: Pixels, truth: Pixels, prediction: Pixels, ignore_label: int | N
     colours = palette()
     cells = [image, colours[truth], colours[prediction], error]
     return np.concatenate(
-        [
-            np.pad(cv2.resize(cell, size, interpolation=cv2.INTER_AREA), ((0, 0), (0, 4), (0, 0)))
-            for cell in cells
-        ],
+        [np.pad(cv2.resize(cell, size, interpolation=cv2.INTER_AREA), ((0, 0), (0, 4), (0, 0))) for cell in cells],
         axis=1,
     )
