@@ -57,7 +57,8 @@ def test_real_cars_never_seen_before(tmp_path: Path) -> None:
     assert len(records(folder)) >= TRIALS_WANTED
     assert not [record for record in records(folder) if record["status"] == "FAILED"]
     score = json.loads((folder / "score.json").read_text())
-    assert score["missing"] == [] and score["extra"] == []
+    assert score["missing"] == []
+    assert score["extra"] == []
     assert score["dice_mean_per_image"] >= DICE_WANTED
     # on cars that it never saw: no car of the submission stands on the training side
     manifest = json.loads(next((tmp_path / "shards").glob("*/manifest.json")).read_text())

@@ -5,6 +5,7 @@ import os
 import signal
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -133,6 +134,60 @@ def test_a_trial_is_repeated_by_its_overrides(
     assert distseg_json(tmp_path, "train", *words)["metrics"] == best["metrics"]
 
 
+def replayed(folder: Path, shards: Path, events: list[Event]) -> Any:
+    """The scheduler after a study's record was replayed into it, without a Ray."""
+    from distseg.config import load_search
+    from distseg.home import Home
+    from distseg.on_ray.tune import RecordedSearcher, _scheduler
+    from distseg.search.study import open_study
+
+    (folder / "search.yaml").write_text(SEARCH)
+    home = Home(folder / "home")
+    study = open_study(home, folder / "search.yaml", [f"train.epochs={EPOCHS}", "model.width=2"], shards, name="s")
+    study.begin()
+    for event in events:
+        if event.kind == "ask":
+            assert study.announce(event.trial_id, event.overrides or {})
+        else:
+            study.append(event)
+    search, base = load_search(study.folder / "search.yaml")
+    scheduler = _scheduler(search, base.train.epochs, "max")
+    RecordedSearcher(study, lambda event: None).replay(scheduler)
+    return scheduler, study
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_resumed_trial_stands_once_in_each_rung(shards: Path, tmp_path: Path) -> None:
+    """Tune gives a resumed trial a new id; ASHA would take it for another one, which passes the first rung again."""
+    base = {"model.width": 2, "optim.lr": 0.003, "augment.policy": "flip"}
+    events = [Event("ask", "0000", overrides=base), *(Event("report", "0000", epoch=e, score=0.1 * e) for e in (1, 2))]
+    scheduler, _ = replayed(tmp_path, shards, events)
+    resumed = SimpleNamespace(trial_id="new-id-of-tune", config={"trial_id": "0000", "overrides": base})
+    scheduler.on_trial_add(None, resumed)
+    for epoch in (3, 4):
+        scheduler.on_trial_result(None, resumed, {"epoch": epoch, "score": 0.1 * epoch})
+    # rungs at epochs 9, 3 and 1
+    (bracket,) = scheduler._brackets
+    assert [dict(recorded) for _, recorded in bracket._rungs] == [{}, {"0000": pytest.approx(0.3)}, {"0000": 0.1}]
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_trial_that_was_to_stop_when_its_driver_died_is_stopped(shards: Path, tmp_path: Path) -> None:
+    """Its report is on the record and its end is not: an undisturbed study would have pruned it there."""
+    overrides = {"model.width": 2, "optim.lr": 0.003, "augment.policy": "flip"}
+    good = [Event("report", "0000", epoch=epoch, score=0.9) for epoch in range(1, EPOCHS + 1)]
+    events = [
+        Event("ask", "0000", overrides=overrides),
+        *good,
+        Event("end", "0000", score=0.9, status="COMPLETED"),
+        Event("ask", "0001", overrides=overrides),
+        Event("report", "0001", epoch=1, score=0.1),
+    ]
+    _, study = replayed(tmp_path, shards, events)
+    assert study.events[-1] == Event("end", "0001", score=0.1, status="PRUNED")
+    assert TrialRecord.load(study.trial_folder("0001")).status is Status.PRUNED
+
+
 @pytest.mark.filterwarnings("default")
 def test_a_study_killed_twice_ends_as_one_left_alone(
     undisturbed: tuple[Path, dict[str, Any]], shards: Path, tmp_path: Path
@@ -163,7 +218,7 @@ def test_ctrl_c_leaves_a_study_that_can_go_on(shards: Path, tmp_path: Path) -> N
     try:
         wait_for(lambda: [event for event in events_of(home) if event.kind == "report"], process)
         os.kill(process.pid, signal.SIGINT)
-        process.wait(timeout=60)
+        assert process.wait(timeout=60) == 130
     finally:
         kill(process)
     record = TrialRecord.load(home / "studies/s/trials/0000")

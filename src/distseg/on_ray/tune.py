@@ -43,7 +43,7 @@ def search(study: Study, on_event: OnEvent) -> None:
     """Runs a study to the end of its budget, replaying first what its record holds.
 
     ``on_event`` is called in the driver for every trial that starts, reports or ends. Raises ClusterError before
-    anything starts when one trial can never fit.
+    anything starts when one trial can never fit, KeyboardInterrupt when a Ctrl-C left trials that can go on.
     """
     _quieten()
     resources = study.search.resources
@@ -75,7 +75,9 @@ def search(study: Study, on_event: OnEvent) -> None:
     try:
         tuner.fit()
     finally:
-        searcher.close()
+        interrupted = searcher.close()
+    if interrupted:  # Tune takes a Ctrl-C for itself and returns as if all were done
+        raise KeyboardInterrupt
 
 
 def _quieten() -> None:
@@ -209,13 +211,14 @@ class RecordedSearcher(Searcher):
             self.on_trial_result(trial_id, result)
         self._end(self._names.pop(trial_id), error)
 
-    def close(self) -> None:
-        """Marks what is still running as interrupted, to be resumed."""
+    def close(self) -> bool:
+        """Marks what is still running as interrupted, to be resumed; False when nothing was."""
         for name in self._names.values():
             folder = self._study.trial_folder(name)
             record = TrialRecord.load(folder)
             if record.status is Status.RUNNING:
                 record.model_copy(update={"status": Status.INTERRUPTED, "reason": "study interrupted"}).save(folder)
+        return bool(self._names)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the study's own record is the state."""
