@@ -21,7 +21,7 @@ Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 def build_loss(cfg: LossConfig, ignore_label: int | None = None, class_weights: torch.Tensor | None = None) -> Loss:
     """The loss of a config.
 
-    ``class_weights``: (C,) float32, mean 1, for the terms that are a mean over pixels (``cross_entropy``, ``focal``).
+    ``class_weights``: (C,) float32, for the terms that are a mean over pixels (``cross_entropy``, ``focal``).
     """
 
     def loss(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
@@ -55,7 +55,10 @@ def cross_entropy(logits: torch.Tensor, labels: torch.Tensor, gamma: float = 0.0
         each = F.binary_cross_entropy_with_logits(logits[:, 0], labels.float(), reduction="none")
     else:
         each = F.cross_entropy(logits, labels, reduction="none")
-    return each * (1 - torch.exp(-each)) ** gamma if gamma else each
+    if not gamma:
+        return each
+    missed = -torch.expm1(-each)  # 1 - probability
+    return each * missed.clamp_min(1e-12) ** gamma  # at 0, a power below 1 has no gradient
 
 
 def over_pixels(each: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
@@ -97,7 +100,8 @@ def lovasz(logits: torch.Tensor, masks: torch.Tensor, ignore_label: int | None) 
 
     mode = "binary" if logits.shape[1] == 1 else "multiclass"
     loss = LovaszLoss(mode, per_image=True, ignore_index=ignore_label, from_logits=True)
-    return torch.stack([loss(logits[i : i + 1], masks[i : i + 1].long()) for i in range(len(masks))])
+    images = [loss(logits[i : i + 1], masks[i : i + 1].long()) for i in range(len(masks))]
+    return torch.stack([image.sum() for image in images])  # one that is all ignored: an empty tensor for C > 1
 
 
 def near_boundary(masks: torch.Tensor, reach: int) -> torch.Tensor:
@@ -110,9 +114,9 @@ def near_boundary(masks: torch.Tensor, reach: int) -> torch.Tensor:
 
 
 def median_frequency_weights(class_pixels: torch.Tensor) -> torch.Tensor:
-    """Pixels per class (C,) -> weights (C,) float32 of mean 1: median frequency / frequency (Eigen and Fergus 2015).
+    """Pixels per class (C,) -> weights (C,) float32: median frequency / frequency (Eigen and Fergus 2015).
 
-    A class without pixels gets weight 0: there is nothing to learn it from.
+    A class without pixels gets weight 0: there is nothing to learn it from. The others' weights have mean 1.
     """
     present = class_pixels > 0
     weights = torch.zeros(len(class_pixels))

@@ -165,7 +165,7 @@ class Progress(Value):
     """The one being trained, from 1."""
     epochs: int
     loss: float
-    """Mean over rank 0's images of the epoch so far."""
+    """Mean over rank 0's images of the epoch, or since the last checkpoint, so far."""
     images_per_s: float
     """Over all ranks, in the last second or so."""
     seconds_left: float | None

@@ -26,7 +26,7 @@ def width(classes: int) -> int:
 def values(sums: Sums, classes: int) -> dict[str, Sums]:
     """Rows of sums (..., width) -> every headline metric by name, each (...); NaN where nothing was counted.
 
-    With two classes: those of class 1 (empty against empty is 1). With more: ``miou``, the mean IoU of the classes that
+    With two classes: those of class 1 (empty against empty is 1; precision and recall of 0 / 0 are 0 else). With more: ``miou``, the mean IoU of the classes that
     occur in truth or prediction. ``boundary_iou``: Cheng et al. 2021, summed over the set like IoU.
     """
     matrix, images, dice_sum, iou_sum, both, either = _parts(np.asarray(sums, np.float64), classes)
@@ -48,8 +48,9 @@ def values(sums: Sums, classes: int) -> dict[str, Sums]:
             "recall": hits / truth,
             "boundary_iou": boundary[..., 1],
         }
-    perfect_when_empty = np.where(images > 0, 1.0, np.nan)
-    return found | {name: np.where(np.isnan(rate), perfect_when_empty, rate) for name, rate in one_class.items()}
+    # 0 / 0: right when truth and prediction are both empty; precision of nothing predicted where there is something is 0
+    undefined = np.where(images > 0, np.where(truth + predicted == 0, 1.0, 0.0), np.nan)
+    return found | {name: np.where(np.isnan(rate), undefined, rate) for name, rate in one_class.items()}
 
 
 def metrics_of(sums: Sums, classes: Sequence[str]) -> dict[str, Any]:

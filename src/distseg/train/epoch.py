@@ -82,7 +82,8 @@ def close_epoch(state: TrainState, cfg: RunConfig, plan: EpochPlan, score: Score
     state.loss_sum, state.loss_images = 0.0, 0
     best = state.best(cfg.eval.mode)
     patience = cfg.train.patience_epochs
-    state.stopped_early = patience is not None and best is not None and row["epoch"] - best["epoch"] >= patience
+    if patience is not None and score is not None and best is not None:  # an epoch that was not validated tells nothing
+        state.stopped_early = row["epoch"] - best["epoch"] >= patience
     return best is row
 
 

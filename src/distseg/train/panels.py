@@ -18,10 +18,17 @@ _SIDE_MAX = 320
 _WRONG = np.array([230, 40, 40], np.uint8)
 
 
-def panel(predictor: Predictor, batches: Iterable[Batch], ignore_label: int | None, device: torch.device) -> Pixels:
-    """(H, W, 3) uint8 RGB of the first validation samples: image, truth, prediction, and wrong pixels in red."""
+def panel(
+    predictor: Predictor, batches: Iterable[Batch], ignore_label: int | None, device: torch.device
+) -> Pixels | None:
+    """(H, W, 3) uint8 RGB of the first validation samples: image, truth, prediction, and wrong pixels in red.
+
+    None when no sample can be read.
+    """
     rows: list[Pixels] = []
     for batch in batches:
+        if not batch.keys:  # nothing of it could be read
+            continue
         taken = batch.images[: _ROWS - len(rows)].to(device)
         with torch.inference_mode():
             predictions = predictor(taken).cpu().numpy()
@@ -29,6 +36,8 @@ def panel(predictor: Predictor, batches: Iterable[Batch], ignore_label: int | No
             rows.append(_row(image.permute(1, 2, 0).numpy(), truth, prediction, ignore_label))
         if len(rows) == _ROWS:
             break
+    if not rows:
+        return None
     width = max(row.shape[1] for row in rows)
     return np.concatenate([np.pad(row, ((0, 4), (0, width - row.shape[1]), (0, 0))) for row in rows])
 

@@ -49,7 +49,10 @@ def train_step(
                 state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             total += losses.detach().sum()
     except (RuntimeError, ValueError) as error:
-        raise _explained(error, min(micro_batch, len(images))) from error
+        meant = _explained(error, len(images[part]))
+        if meant is None:
+            raise
+        raise meant from error
     if cfg.optim.clip_norm is not None:
         state.scaler.unscale_(state.optimizer)
         nn.utils.clip_grad_norm_(trainer.network.parameters(), cfg.optim.clip_norm)
@@ -71,8 +74,8 @@ def _gradients_stay_local(network: nn.Module, local: bool) -> AbstractContextMan
     return network.no_sync() if local and isinstance(network, DistributedDataParallel) else nullcontext()
 
 
-def _explained(error: Exception, images: int) -> Exception:
-    """The error itself, or what it means where that is known."""
+def _explained(error: Exception, images: int) -> Exception | None:
+    """What an error of a pass over ``images`` images means, where that is known."""
     text = str(error)
     if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in text:
         if images == 1:
@@ -83,7 +86,7 @@ def _explained(error: Exception, images: int) -> Exception:
         )
     if "Expected more than 1 value per channel" in text:
         return ConfigError(
-            f"BatchNorm cannot learn from {images} image(s) at a time in this network; want train.micro_batch "
-            "(or batch_global per worker) of at least 2"
+            f"BatchNorm cannot learn from {images} image(s) at a time in this network; want at least 2: raise "
+            "train.micro_batch (or train.batch_global per worker), or choose one that leaves no single image over"
         )
-    return error
+    return None

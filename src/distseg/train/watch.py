@@ -89,8 +89,9 @@ class Watch:
             predictor.eval()
             picture = panel(predictor, validation, ignore_label, device)
             state.network.train()
-            write_png(picture, self._spec.folder / "panels" / f"epoch-{row['epoch']:04d}.png")
-            self._board.add_image("validation", picture, row["epoch"], dataformats="HWC")
+            if picture is not None:
+                write_png(picture, self._spec.folder / "panels" / f"epoch-{row['epoch']:04d}.png")
+                self._board.add_image("validation", picture, row["epoch"], dataformats="HWC")
         self._board.flush()
 
     def _panel_due(self, state: TrainState, epoch: int) -> bool:
