@@ -45,7 +45,7 @@ def searched(folder: Path, text: str, base: str = "{}") -> Path:
         ("{}", ["data.input_size=0"], r"data.input_size.0: .*greater than 0, got 0"),
         ("{}", ["eval.mode=best"], r"eval.mode: .*'max' or 'min', got 'best'"),
         ("{}", ["model.architecture=unet"], r"model.encoder: missing; architecture 'unet' needs one"),
-        ("{}", ["model.encoder=resnet34"], r"classic_unet has no encoder"),
+        ("{}", ["model.encoder=resnet34"], r"model.encoder: got 'resnet34', but classic_unet takes none; drop it"),
         ("optim:", ["optim.lr=1"], r"'optim' is None there, want a mapping"),
         ("[1, 2]", [], r"run.yaml: got list, want a mapping"),
         ("", [], r"run.yaml: got NoneType, want a mapping"),

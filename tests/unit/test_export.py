@@ -38,7 +38,7 @@ SMP: dict[str, Any] = {"model.encoder": "tu-mobilenetv3_small_050", "train.epoch
 
 def trained(folder: Path, shards: Path, changes: dict[str, Any]) -> Path:
     spec = RunSpec(with_overrides(TINY, changes), str(shards), folder, trial_id=folder.name, overrides=changes)
-    run(spec, LocalWorker(0, 1, torch.device("cpu"), lambda row: None))
+    run(spec, LocalWorker(0, 1, torch.device("cpu")))
     return folder
 
 

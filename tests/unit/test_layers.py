@@ -15,7 +15,7 @@ JOBS = Path(__file__).resolve().parents[2] / "jobs"
 
 BASE = {"distseg", "errors", "config", "records", "home", "atomic"}
 """Rooms that everybody may use; ``distseg`` is the package's own ``__init__``."""
-CORE = {"data", "augment", "models", "tasks", "losses", "metrics", "checkpoint"}
+CORE = {"data", "augment", "models", "tasks", "losses", "metrics", "scores", "checkpoint"}
 TENSORS = {"numpy", "torch", "torchvision", "cv2", "PIL"}
 NETWORKS = {"segmentation_models_pytorch", "timm", "huggingface_hub", "safetensors"}
 BASE_LIBRARIES = {"pydantic", "yaml", "fsspec"}
@@ -28,6 +28,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
     **dict.fromkeys(CORE, (BASE | CORE, CORE_LIBRARIES)),
     "data": (BASE | CORE - {"models"}, CORE_LIBRARIES),
     "models": (BASE | CORE - {"data"}, CORE_LIBRARIES),
+    "scores": (BASE, BASE_LIBRARIES | {"numpy"}),  # numbers from counts: no network, no torch
     "train": (BASE | CORE, CORE_LIBRARIES | {"pynvml", "tensorboard"}),
     "search": (BASE | CORE, CORE_LIBRARIES),
     "export": (BASE | CORE, CORE_LIBRARIES | {"onnx", "onnxruntime", "onnxscript"}),

@@ -36,7 +36,7 @@ from distseg.data.stream import (
 from distseg.data.synthetic.carvana import write_carvana
 from distseg.errors import BadSampleError, DataError
 from distseg.tasks.scoring import measure
-from distseg.train.loop import KeyedAugment
+from distseg.train.data import KeyedAugment
 
 SIZE = WIDTH, HEIGHT = 64, 64
 CARS, VIEWS, PER_SHARD = 4, 5, 4

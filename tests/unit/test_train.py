@@ -15,18 +15,19 @@ import torch
 from torch import nn
 
 from distseg import checkpoint, config
-from distseg.config import LossConfig, RunConfig, ScheduleConfig, with_overrides
+from distseg.config import RunConfig, ScheduleConfig, with_overrides
 from distseg.data.manifest import ShardFolder, index_path
 from distseg.data.stream import Batch
 from distseg.errors import ConfigError, DataError, HomeError, TrainingError
 from distseg.records import Status, TrialRecord, read_json_lines
-from distseg.tasks.binary import BinaryTask
+from distseg.tasks.dense import DenseTask
 from distseg.tasks.predictor import Predictor
 from distseg.train import loop
-from distseg.train.loop import run, train_step
+from distseg.train.loop import run
 from distseg.train.run_folder import RunSpec
 from distseg.train.schedule import lr_factor
 from distseg.train.state import TrainState, build_optimizer
+from distseg.train.step import train_step
 from distseg.train.worker import LocalWorker
 
 EPOCHS, STEPS = 3, 3  # 8 samples in batches of 3, the last one filled up: 3 steps an epoch
@@ -45,8 +46,19 @@ def spec_of(folder: Path, shards: Path, changes: dict[str, Any] | None = None) -
     return RunSpec(with_overrides(TINY, changes or {}), str(shards), folder, trial_id=folder.name)
 
 
+class TellingWorker(LocalWorker):
+    """A local worker whose reports reach a test."""
+
+    def __init__(self, on_epoch: Callable[[dict[str, Any]], None]) -> None:
+        super().__init__(0, 1, torch.device("cpu"))
+        self._on_epoch = on_epoch
+
+    def report(self, epoch: dict[str, Any]) -> None:
+        self._on_epoch(epoch)
+
+
 def worker(on_epoch: Callable[[dict[str, Any]], None] = lambda row: None) -> LocalWorker:
-    return LocalWorker(0, 1, torch.device("cpu"), on_epoch)
+    return TellingWorker(on_epoch)
 
 
 def final(spec: RunSpec) -> dict[str, Any]:
@@ -57,6 +69,10 @@ def losses(tree: dict[str, Any]) -> list[tuple[float, float, float]]:
     return [(row["loss"], row["score"], row["lr"]) for row in tree["history"]]
 
 
+def metrics(tree: dict[str, Any]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    return [(row["metrics"], row["intervals"]) for row in tree["history"]]
+
+
 def assert_same_end(one: dict[str, Any], other: dict[str, Any]) -> None:
     """Weights, optimizer and history equal to the bit."""
     assert one["network"].keys() == other["network"].keys()
@@ -65,7 +81,12 @@ def assert_same_end(one: dict[str, Any], other: dict[str, Any]) -> None:
         for name, value in moments.items():
             assert torch.equal(value, other["optimizer"]["state"][number][name]), (number, name)
     assert losses(one) == losses(other)
-    assert (one["step"], one["best"], one["best_epoch"]) == (other["step"], other["best"], other["best_epoch"])
+    assert metrics(one) == metrics(other)
+    assert (one["step"], one["stopped_early"]) == (other["step"], other["stopped_early"])
+    assert (one["ema"] is None) == (other["ema"] is None)
+    if one["ema"] is not None:
+        assert one["ema"].keys() == other["ema"].keys()
+        assert [name for name, value in one["ema"].items() if not torch.equal(value, other["ema"][name])] == []
 
 
 def record_on_disk(spec: RunSpec) -> TrialRecord:
@@ -81,7 +102,9 @@ def whole(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> RunSpec:
 
 
 def files_of(folder: Path) -> set[str]:
-    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    """All files of a run but those of TensorBoard, whose names tell the time."""
+    files = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
+    return {str(path) for path in files if path.parts[0] != "tensorboard"}
 
 
 def test_a_run_leaves_its_files_and_nothing_else(whole: RunSpec) -> None:
@@ -90,8 +113,14 @@ def test_a_run_leaves_its_files_and_nothing_else(whole: RunSpec) -> None:
         "record.json",
         "epochs.jsonl",
         "groups.json",
+        "progress.json",
         "checkpoints/last.pt",
         "checkpoints/best.pt",
+        "panels/epoch-0003.png",
+    }
+    assert {path.name for path in whole.folder.iterdir()} == {
+        *("config.yaml", "record.json", "epochs.jsonl", "groups.json", "progress.json"),
+        *("checkpoints", "panels", "tensorboard"),
     }
     assert config.load_run(whole.folder / "config.yaml") == whole.config
     rows = read_json_lines(whole.folder / "epochs.jsonl")
@@ -523,7 +552,7 @@ def test_a_full_disk_keeps_the_checkpoint_before(
     monkeypatch.setattr(torch, "save", full_at_step_5)
     with pytest.raises(OSError, match="No space left"):
         run(spec, worker())
-    assert files_of(spec.folder) == files_of(whole.folder)
+    assert files_of(spec.folder) == files_of(whole.folder) - {"panels/epoch-0003.png"}
     assert final(spec)["step"] == 4
     assert record_on_disk(spec).reason == "OSError: [Errno 28] No space left on device"
     monkeypatch.undo()
@@ -547,35 +576,40 @@ class Plain(nn.Module):
         return logits
 
 
-def one_step(micro_batch: int | None, loss: str, images: Sequence[int] = range(5)) -> tuple[list[torch.Tensor], float]:
+def one_step(
+    shards: Path, micro_batch: int | None, loss: str, images: Sequence[int] = range(5)
+) -> tuple[list[torch.Tensor], float]:
     """Parameters after one step of plain SGD on five images, and the sum of losses that it returns."""
     noise = np.random.default_rng(0)
     pixels = torch.from_numpy(noise.integers(0, 256, (5, 3, 8, 8), np.uint8))[list(images)]
     masks = torch.from_numpy(noise.integers(0, 2, (5, 8, 8), np.uint8))[list(images)]
+    manifest = ShardFolder.open(shards).manifest
     changes = {"train.micro_batch": micro_batch, "train.batch_global": 5, "optim.name": "sgd", "optim.lr": 1.0}
     cfg: RunConfig = with_overrides(TINY, {**changes, "loss.name": loss, "optim.clip_norm": None})
     network = Plain()
     state = TrainState.create(cfg, network, torch.device("cpu"), "fp32")
     predictor = Predictor(network, input_size=(8, 8), divisor=1, mean=(0.5,) * 3, std=(0.25,) * 3)
     batch = Batch(pixels, masks, keys=("",) * len(images), groups=("",) * len(images), step=0)
-    sums = train_step(predictor, BinaryTask(cfg.loss), state, batch, cfg, worker(), "fp32")
+    sums = train_step(predictor, DenseTask(cfg, manifest), state, batch, cfg, worker(), "fp32")
     assert sums[1] == len(images)
     return [parameter.detach() for parameter in network.parameters()], sums[0].item()
 
 
-@pytest.mark.parametrize("loss", ["bce", "dice", "bce_dice"])
+@pytest.mark.parametrize("loss", ["bce", "dice", "bce_dice", "focal", "jaccard", "tversky", "lovasz"])
 @pytest.mark.parametrize("micro_batch", [1, 2, 3, 5, 9])
-def test_micro_batches_give_the_same_step(micro_batch: int, loss: str) -> None:
-    (whole_batch, whole_loss), (parts, loss_of_parts) = one_step(None, loss), one_step(micro_batch, loss)
+def test_micro_batches_give_the_same_step(micro_batch: int, loss: str, shards: Path) -> None:
+    whole_batch, whole_loss = one_step(shards, None, loss)
+    parts, loss_of_parts = one_step(shards, micro_batch, loss)
     assert loss_of_parts == pytest.approx(whole_loss, rel=1e-6)
     for one, other in zip(whole_batch, parts, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
 
 
-def test_a_step_moves_by_the_gradient_of_the_mean_over_the_global_batch() -> None:
+def test_a_step_moves_by_the_gradient_of_the_mean_over_the_global_batch(shards: Path) -> None:
     """Steps on two shares of the batch add up to the step on all of it: each divides by 5, not by its share."""
     start = [parameter.detach().clone() for parameter in Plain().parameters()]
-    whole_batch, first, rest = (one_step(None, "bce", images)[0] for images in ([0, 1, 2, 3, 4], [0, 1], [2, 3, 4]))
+    shares = [0, 1, 2, 3, 4], [0, 1], [2, 3, 4]
+    whole_batch, first, rest = (one_step(shards, None, "bce", images)[0] for images in shares)
     for begin, all_five, two, three in zip(start, whole_batch, first, rest, strict=True):
         # nesterov's first step is 1.9 times the gradient (and weight decay on filters), linear in the gradient
         decay = 1.9 * 1e-4 * begin if begin.ndim > 1 else torch.zeros_like(begin)
@@ -611,7 +645,3 @@ def test_one_cycle_by_hand() -> None:
     factors = [lr_factor(cfg, step, 9) for step in range(9)]
     middle = (1 / 25 + 1) / 2
     assert [factors[step] for step in (0, 2, 4, 6, 8)] == pytest.approx([0.04, middle, 1.0, 0.5, 0.0])
-
-
-def test_loss_names_are_those_of_the_config() -> None:
-    assert BinaryTask(LossConfig(name="dice")).loss(torch.full((1, 1, 2, 2), 50.0), torch.ones(1, 2, 2)).item() == 0
