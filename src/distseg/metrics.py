@@ -68,7 +68,7 @@ def boundary(
 
 
 def band(masks: torch.Tensor, reach: int) -> torch.Tensor:
-    """Masks (B, H, W) bool -> the part of each that lies within ``reach`` pixels of its outside, in rows and columns."""
+    """Masks (B, H, W) bool -> the part of each within ``reach`` pixels of its outside, in rows and columns."""
     inside = _eroded_in_rows(masks, reach)
     inside = _eroded_in_rows(inside.transpose(1, 2).contiguous(), reach).transpose(1, 2)
     return masks & ~inside

@@ -26,8 +26,9 @@ def width(classes: int) -> int:
 def values(sums: Sums, classes: int) -> dict[str, Sums]:
     """Rows of sums (..., width) -> every headline metric by name, each (...); NaN where nothing was counted.
 
-    With two classes: those of class 1 (empty against empty is 1; precision and recall of 0 / 0 are 0 else). With more: ``miou``, the mean IoU of the classes that
-    occur in truth or prediction. ``boundary_iou``: Cheng et al. 2021, summed over the set like IoU.
+    With two classes: those of class 1 (empty against empty is 1, any other 0 / 0 is 0). With more: ``miou``, the mean
+    IoU of the classes that occur in truth or prediction. ``boundary_iou``: Cheng et al. 2021, summed over the set like
+    IoU.
     """
     matrix, images, dice_sum, iou_sum, both, either = _parts(np.asarray(sums, np.float64), classes)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -48,7 +49,7 @@ def values(sums: Sums, classes: int) -> dict[str, Sums]:
             "recall": hits / truth,
             "boundary_iou": boundary[..., 1],
         }
-    # 0 / 0: right when truth and prediction are both empty; precision of nothing predicted where there is something is 0
+    # 0 / 0 is right when truth and prediction are both empty; else, precision of nothing predicted, it is no merit
     undefined = np.where(images > 0, np.where(truth + predicted == 0, 1.0, 0.0), np.nan)
     return found | {name: np.where(np.isnan(rate), undefined, rate) for name, rate in one_class.items()}
 

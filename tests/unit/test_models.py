@@ -12,7 +12,9 @@ from torch import nn
 
 from distseg.config import ModelConfig
 from distseg.errors import ConfigError
-from distseg.models.build import SMP_ARCHITECTURES, build_model
+from distseg.export import parity
+from distseg.export.torchscript import to_torchscript
+from distseg.models.build import SMP_ARCHITECTURES, TORCHVISION_ARCHITECTURES, build_model
 from distseg.models.unet import ClassicUNet
 from distseg.tasks.predictor import Predictor
 
@@ -113,6 +115,71 @@ def test_smp_knows_our_names(architecture: str) -> None:
     import segmentation_models_pytorch as smp
 
     assert architecture in smp.MODEL_ARCHITECTURES_MAPPING
+
+
+# torchvision's DeepLabV3
+
+TV = "tv_deeplabv3_mobilenet_v3_large"
+
+
+@pytest.fixture(scope="module")
+def torchvision_predictor() -> Predictor:
+    """The smallest of them, with five classes, untrained."""
+    torch.manual_seed(0)
+    built = build_model(config(architecture=TV, encoder=None), 5)
+    return Predictor(built.network, input_size=None, divisor=built.divisor, mean=built.mean, std=built.std).eval()
+
+
+@pytest.mark.parametrize("size", [(64, 64), (33, 50), (96, 40)])
+def test_torchvisions_deeplab_takes_any_size(size: tuple[int, int], torchvision_predictor: Predictor) -> None:
+    with torch.inference_mode():
+        images = torch.zeros(2, 3, *size, dtype=torch.uint8)
+        assert torchvision_predictor.logits(images).shape == (2, 5, *size)
+        labels = torchvision_predictor(images)
+    assert (labels.shape, labels.dtype) == ((2, *size), torch.uint8)
+
+
+def test_torchvisions_deeplab_trains_all_its_parameters() -> None:
+    network = build_model(config(architecture=TV, encoder=None), 3).network.train()
+    network(torch.rand(2, 3, 64, 64)).sum().backward()
+    assert [name for name, parameter in network.named_parameters() if parameter.grad is None] == []
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit")  # deprecated, and works
+def test_torchvisions_deeplab_is_exported(torchvision_predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parity, "SIZES", ((64, 64), (33, 50)))
+    agreement = parity.check(torchvision_predictor, to_torchscript(torchvision_predictor))
+    assert agreement.mask_agreement > 0.999
+    assert agreement.max_probability_difference < 1e-3
+
+
+def test_torchvisions_weights_reach_the_backbone(tmp_path: Path) -> None:
+    donor = encoder_of(build_model(config(architecture=TV, encoder=None), 2).network).state_dict()
+    torch.save(donor, tmp_path / "weights.pt")
+    built = build_model(config(architecture=TV, encoder=None, weights=str(tmp_path / "weights.pt")), 3)
+    again = encoder_of(built.network).state_dict()
+    assert all(torch.equal(again[name], donor[name]) for name in donor)
+
+
+def test_torchvisions_weights_out_of_reach_are_one_clear_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))  # whatever the user's own cache holds
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("torch.hub.urlopen", refuse)
+    with pytest.raises(
+        ConfigError, match=r"model.weights=imagenet: weights for 'tv_deep.* model.weights=none"
+    ) as caught:
+        build_model(config(architecture=TV, encoder=None, weights="imagenet"), 1)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", TORCHVISION_ARCHITECTURES)
+def test_torchvision_knows_our_names(name: str) -> None:
+    from torchvision.models import segmentation
+
+    assert hasattr(segmentation, name.removeprefix("tv_"))
 
 
 # Names and combinations that cannot be

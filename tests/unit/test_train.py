@@ -4,7 +4,7 @@ import errno
 import json
 import shutil
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from runs import (
+    EPOCHS,
+    STEPS,
+    TINY,
+    Stop,
+    assert_same_end,
+    files_of,
+    final,
+    kill_at,
+    losses,
+    record_on_disk,
+    spec_of,
+    worker,
+)
 from torch import nn
 
 from distseg import checkpoint, config
@@ -28,69 +42,8 @@ from distseg.train.run_folder import RunSpec
 from distseg.train.schedule import lr_factor
 from distseg.train.state import TrainState, build_optimizer
 from distseg.train.step import train_step
-from distseg.train.worker import LocalWorker
 
-EPOCHS, STEPS = 3, 3  # 8 samples in batches of 3, the last one filled up: 3 steps an epoch
-TINY = config.load_run(
-    Path(__file__).resolve().parents[2] / "configs/smoke.yaml",
-    ["model.width=2", f"train.epochs={EPOCHS}", "train.batch_global=3", "train.checkpoint_steps=1"],
-)
 ANY_BAD = {"data.bad_fraction_max": 1.0}
-
-
-class Stop(Exception):
-    """Where a test kills a run: at once, as SIGKILL would."""
-
-
-def spec_of(folder: Path, shards: Path, changes: dict[str, Any] | None = None) -> RunSpec:
-    return RunSpec(with_overrides(TINY, changes or {}), str(shards), folder, trial_id=folder.name)
-
-
-class TellingWorker(LocalWorker):
-    """A local worker whose reports reach a test."""
-
-    def __init__(self, on_epoch: Callable[[dict[str, Any]], None]) -> None:
-        super().__init__(0, 1, torch.device("cpu"))
-        self._on_epoch = on_epoch
-
-    def report(self, epoch: dict[str, Any]) -> None:
-        self._on_epoch(epoch)
-
-
-def worker(on_epoch: Callable[[dict[str, Any]], None] = lambda row: None) -> LocalWorker:
-    return TellingWorker(on_epoch)
-
-
-def final(spec: RunSpec) -> dict[str, Any]:
-    return checkpoint.load(spec.folder / "checkpoints/last.pt")
-
-
-def losses(tree: dict[str, Any]) -> list[tuple[float, float, float]]:
-    return [(row["loss"], row["score"], row["lr"]) for row in tree["history"]]
-
-
-def metrics(tree: dict[str, Any]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    return [(row["metrics"], row["intervals"]) for row in tree["history"]]
-
-
-def assert_same_end(one: dict[str, Any], other: dict[str, Any]) -> None:
-    """Weights, optimizer and history equal to the bit."""
-    assert one["network"].keys() == other["network"].keys()
-    assert [name for name, value in one["network"].items() if not torch.equal(value, other["network"][name])] == []
-    for number, moments in one["optimizer"]["state"].items():
-        for name, value in moments.items():
-            assert torch.equal(value, other["optimizer"]["state"][number][name]), (number, name)
-    assert losses(one) == losses(other)
-    assert metrics(one) == metrics(other)
-    assert (one["step"], one["stopped_early"]) == (other["step"], other["stopped_early"])
-    assert (one["ema"] is None) == (other["ema"] is None)
-    if one["ema"] is not None:
-        assert one["ema"].keys() == other["ema"].keys()
-        assert [name for name, value in one["ema"].items() if not torch.equal(value, other["ema"][name])] == []
-
-
-def record_on_disk(spec: RunSpec) -> TrialRecord:
-    return TrialRecord.load(spec.folder)
 
 
 @pytest.fixture(scope="module")
@@ -99,12 +52,6 @@ def whole(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> RunSpec:
     spec = spec_of(tmp_path_factory.mktemp("runs") / "whole", shards)
     run(spec, worker())
     return spec
-
-
-def files_of(folder: Path) -> set[str]:
-    """All files of a run but those of TensorBoard, whose names tell the time."""
-    files = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
-    return {str(path) for path in files if path.parts[0] != "tensorboard"}
 
 
 def test_a_run_leaves_its_files_and_nothing_else(whole: RunSpec) -> None:
@@ -173,14 +120,7 @@ def test_interrupted_equals_uninterrupted_at_every_step(
 ) -> None:
     """Killed while it works on global step ``step``, with a checkpoint after each."""
     spec = spec_of(tmp_path / "run", shards)
-
-    def killed(trainer: Any, task: Any, state: TrainState, *others: Any) -> torch.Tensor:
-        if state.step == step:
-            raise Stop
-        return train_step(trainer, task, state, *others)
-
-    monkeypatch.setattr(loop, "train_step", killed)
-    monkeypatch.setattr(loop, "close_record", lambda *_: None)  # SIGKILL leaves no time for that
+    kill_at(step, monkeypatch)
     with pytest.raises(Stop):
         run(spec, worker())
     assert record_on_disk(spec).status is Status.RUNNING
@@ -243,13 +183,7 @@ def test_every_optimizer_resumes(name: str, shards: Path, tmp_path: Path, monkey
     changes = {"optim.name": name, "schedule.name": "cosine", "train.epochs": 2, "train.micro_batch": 2}
     undisturbed, spec = spec_of(tmp_path / "whole", shards, changes), spec_of(tmp_path / "run", shards, changes)
     run(undisturbed, worker())
-
-    def killed(trainer: Any, task: Any, state: TrainState, *others: Any) -> torch.Tensor:
-        if state.step == 4:
-            raise Stop
-        return train_step(trainer, task, state, *others)
-
-    monkeypatch.setattr(loop, "train_step", killed)
+    kill_at(4, monkeypatch)
     with pytest.raises(Stop):
         run(spec, worker())
     monkeypatch.undo()
@@ -290,15 +224,8 @@ def test_a_fold_is_validated_on(shards: Path, tmp_path: Path) -> None:
 def half_done(whole: RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunSpec:
     """A run that was killed in its second epoch."""
     spec = replace(whole, folder=tmp_path / "half")
-
-    def killed(trainer: Any, task: Any, state: TrainState, *others: Any) -> torch.Tensor:
-        if state.step == 4:
-            raise Stop
-        return train_step(trainer, task, state, *others)
-
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "train_step", killed)
-        patch.setattr(loop, "close_record", lambda *_: None)
+        kill_at(4, patch)
         with pytest.raises(Stop):
             run(spec, worker())
     return spec
@@ -418,8 +345,12 @@ def test_a_wrong_trial_of_a_study_is_failed_with_its_reason(shards: Path, tmp_pa
 
 def test_ctrl_c_leaves_an_interrupted_run_that_goes_on(whole: RunSpec, shards: Path, tmp_path: Path) -> None:
     spec = spec_of(tmp_path / "run", shards)
-    with pytest.raises(KeyboardInterrupt):
-        run(spec, worker(lambda row: signal.raise_signal(signal.SIGINT)))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run(spec, worker(lambda row: signal.raise_signal(signal.SIGINT)))
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert (record_on_disk(spec).status, record_on_disk(spec).epochs) == (Status.INTERRUPTED, 1)
     assert run(spec, worker()).reason is None
     assert_same_end(final(spec), final(whole))
@@ -488,13 +419,7 @@ def test_bad_samples_keep_a_resume_exact(shards: Path, tmp_path: Path, monkeypat
     bad = damaged(shards, tmp_path / "bad", "train", 2)
     undisturbed, spec = spec_of(tmp_path / "whole", bad, ANY_BAD), spec_of(tmp_path / "run", bad, ANY_BAD)
     run(undisturbed, worker())
-
-    def killed(trainer: Any, task: Any, state: TrainState, *others: Any) -> torch.Tensor:
-        if state.step == 4:
-            raise Stop
-        return train_step(trainer, task, state, *others)
-
-    monkeypatch.setattr(loop, "train_step", killed)
+    kill_at(4, monkeypatch)
     with pytest.raises(Stop):
         run(spec, worker())
     monkeypatch.undo()

@@ -24,7 +24,10 @@ class Worker(Protocol):
     def device(self) -> torch.device: ...
 
     def report(self, epoch: dict[str, Any]) -> None:
-        """Called on every rank after every validated epoch, with the same values. May not return when the run is to stop."""
+        """Called on every rank after every validated epoch, with the same values.
+
+        May not return when the run is to stop.
+        """
         ...
 
 
