@@ -146,9 +146,8 @@ def test_torchvisions_deeplab_trains_all_its_parameters() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit")  # deprecated, and works
-def test_torchvisions_deeplab_is_exported(torchvision_predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parity, "SIZES", ((64, 64), (33, 50)))
-    agreement = parity.check(torchvision_predictor, to_torchscript(torchvision_predictor))
+def test_torchvisions_deeplab_is_exported(torchvision_predictor: Predictor) -> None:
+    agreement = parity.check(torchvision_predictor, to_torchscript(torchvision_predictor), sizes=((64, 64), (33, 50)))
     assert agreement.mask_agreement > 0.999
     assert agreement.max_probability_difference < 1e-3
 

@@ -1,4 +1,4 @@
-"""The multi-class task end to end on made-up streets: packed, trained, measured, exported; with pixels that do not count."""
+"""The multi-class task end to end on made-up streets with void: packed, trained, measured, exported."""
 
 import json
 from dataclasses import dataclass
