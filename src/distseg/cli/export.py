@@ -18,11 +18,13 @@ def export(
 
         distseg export first --out model.ts
     """
+    from distseg.data.cache import ShardCache
     from distseg.export.build import export as export_run
     from distseg.home import Home
     from distseg.leaderboard.choose import trial_folder
 
-    manifest = export_run(trial_folder(Home.from_environment(home).find(name), trial), out)
+    folders = Home.from_environment(home)
+    manifest = export_run(trial_folder(folders.find(name), trial), out, ShardCache.of(folders))
     typer.echo(
         f"{out}: trial {manifest.trial}, {manifest.metric} {manifest.metrics[manifest.metric]:.4f} "
         f"on {manifest.samples} validation images, measured on the file; "

@@ -7,6 +7,7 @@ import torch
 
 from distseg import __version__, checkpoint, records
 from distseg.config import RunConfig
+from distseg.data.cache import ShardCache
 from distseg.data.manifest import Manifest, ShardFolder
 from distseg.data.stream import EvalBatches, batch_loader, open_split
 from distseg.errors import HomeError
@@ -19,10 +20,11 @@ from distseg.tasks.predictor import Predictor
 from distseg.tasks.scoring import measure
 
 
-def export(folder: Path, out: Path) -> ExportManifest:
+def export(folder: Path, out: Path, cache: ShardCache | None = None) -> ExportManifest:
     """Exports ``best.pt`` of a run's folder to ``out``; ParityError, and no file, when it does not follow the model.
 
-    The metrics in the manifest are computed from the exported file on the validation samples of the run's own data.
+    The metrics in the manifest are computed from the exported file on the validation samples of the run's own data;
+    ``cache`` takes copies of its shards if they stand behind a URL.
     """
     record = TrialRecord.load(folder)
     if record.checkpoint is None:
@@ -30,7 +32,7 @@ def export(folder: Path, out: Path) -> ExportManifest:
     best = folder / record.checkpoint
     tree = checkpoint.load(best)
     cfg = RunConfig.model_validate(tree["config"])
-    shards = ShardFolder.open(record.data)
+    shards = ShardFolder.open(record.data, cache)
     predictor = restore_predictor(cfg, tree, shards.manifest)
     module = to_torchscript(predictor)
     agreement = parity.check(predictor, module)
