@@ -40,7 +40,8 @@ def call(*command: object, environment: Mapping[str, str]) -> None:
 
 def demo(raw: Path | None, home: Home) -> None:
     """Runs every step; CalledProcessError from the first that fails."""
-    environment = {**os.environ, "DISTSEG_HOME": str(home.root)}
+    # unbuffered: into a file or a pipe, too, the job's lines come while it runs
+    environment = {**os.environ, "DISTSEG_HOME": str(home.root), "PYTHONUNBUFFERED": "1"}
     if raw is None:
         raw = home.root / "demo" / "carvana"
         if raw.exists():

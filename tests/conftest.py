@@ -29,3 +29,17 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
     root = tmp_path / "home"
     monkeypatch.setenv("DISTSEG_HOME", str(root))
     return Home(root)
+
+
+@pytest.fixture(scope="session")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three make-believe cars x four views at 32x32: eight samples to train on in two tars, four to validate."""
+    from distseg.data.layouts import read_corpus
+    from distseg.data.pack import pack
+    from distseg.data.synthetic.carvana import write_carvana
+
+    folder = tmp_path_factory.mktemp("cars")
+    write_carvana(folder / "raw", groups=3, views=4, size=(64, 64))
+    corpus = read_corpus("carvana", folder / "raw")
+    pack(corpus, folder / "shards", size=(32, 32), val_fraction=0.34, folds=3, samples_per_shard=5)
+    return folder / "shards"

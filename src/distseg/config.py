@@ -5,6 +5,8 @@ names a base run config and the space of overrides around it. Unknown keys are r
 """
 
 import difflib
+import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -232,6 +234,20 @@ class SearchConfig(Section):
 
 Config = TypeVar("Config", bound=Section)
 
+_EXPONENT = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+")
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which ``3e-4`` is a number: PyYAML follows YAML 1.1, where that is a string."""
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes the strings that ``_Loader`` would take for numbers."""
+
+
+for _yaml in (_Loader, _Dumper):
+    _yaml.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+0123456789"))
+
 
 def load_run(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     """A run config from YAML with ``a.b=value`` overrides; ConfigError on anything that is not right."""
@@ -253,6 +269,8 @@ def load_search(path: Path, overrides: Sequence[str] = ()) -> tuple[SearchConfig
     for dotted in [*search.space, *(dotted for point in search.points for dotted in point)]:
         if dotted not in known:
             raise ConfigError(f"{path}: space: unknown field '{dotted}'{_nearest(dotted, known)}")
+    for dotted, dimension in search.space.items():
+        _check_dimension(base, dotted, dimension, f"{path}: space")
     for point in search.points:
         with_overrides(base, point, source=str(path))
     return search, base
@@ -273,7 +291,7 @@ def as_assignments(overrides: Mapping[str, Any]) -> list[str]:
 
 def dump(config: Section) -> str:
     """YAML that loads back to an equal config."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+    return yaml.dump(config.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False)
 
 
 def known_paths(model: type[Section], prefix: str = "") -> list[str]:
@@ -289,12 +307,13 @@ def known_paths(model: type[Section], prefix: str = "") -> list[str]:
 
 
 def _as_word(value: Any) -> str:
-    return yaml.safe_dump(value, default_flow_style=True).removesuffix("...\n").strip()
+    word = yaml.dump(value, Dumper=_Dumper, default_flow_style=True, width=math.inf)
+    return word.removesuffix("...\n").strip()
 
 
 def _load(path: Path, overrides: Sequence[str], model: type[Config]) -> Config:
     try:
-        tree = yaml.safe_load(path.read_text())
+        tree = yaml.load(path.read_text(), _Loader)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); give the path of a YAML config") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -306,7 +325,7 @@ def _load(path: Path, overrides: Sequence[str], model: type[Config]) -> Config:
         if not equals or not dotted:
             raise ConfigError(f"override '{item}': want key=value, e.g. optim.lr=3e-4")
         try:
-            value = yaml.safe_load(word)
+            value = yaml.load(word, _Loader)
         except yaml.YAMLError as error:
             raise ConfigError(f"override '{item}': value is not YAML") from error
         _set(tree, dotted, value, f"override '{item}'", model)
@@ -319,8 +338,9 @@ def _set(tree: dict[str, Any], dotted: str, value: Any, source: str, model: type
     for name in parents:
         below = node.setdefault(name, {})
         if not isinstance(below, dict):
-            known = known_paths(model)
-            raise ConfigError(f"{source}: unknown key '{dotted}'{_nearest(dotted, known)}")
+            raise ConfigError(
+                f"{source}: '{name}' is {below!r} there, want a mapping of keys, so '{dotted}' has no place"
+            )
         node = below
     node[leaf] = value
 
@@ -336,6 +356,25 @@ def _check(tree: dict[str, Any], source: str, model: type[Config]) -> Config:
         message = first["msg"].removeprefix("Value error, ")
         got = f", got {first['input']!r}" if dotted and first["type"] != "missing" else ""
         raise ConfigError(f"{source}: {dotted + ': ' if dotted else ''}{message}{got}") from None
+
+
+def _check_dimension(base: RunConfig, dotted: str, dimension: Dimension, source: str) -> None:
+    """ConfigError when the field itself cannot take some value of its dimension, whatever the other fields are."""
+    if dimension.values is not None:
+        values: Sequence[Any] = dimension.values
+    else:
+        assert dimension.low is not None and dimension.high is not None  # Dimension checks it
+        inside = dimension.low if dimension.kind == "int" else dimension.low + (dimension.high - dimension.low) / math.e
+        values = (dimension.low, inside, dimension.high)
+    for value in values:
+        tree = base.model_dump(mode="python")
+        _set(tree, dotted, value, source, RunConfig)
+        try:
+            RunConfig.model_validate(tree)
+        except ValidationError as error:
+            for found in error.errors():  # a clash with other fields has no place: a condition may rule it out
+                if found["loc"]:
+                    raise ConfigError(f"{source}.{dotted}: {found['msg']}, got {found['input']!r}") from None
 
 
 def _nearest(dotted: str, known: Sequence[str]) -> str:

@@ -32,14 +32,18 @@ class Home:
         """The folder given, else ``DISTSEG_HOME``, else ``~/.distseg``. Called at the command line only.
 
         ``DISTSEG_SHARD_CACHE`` and ``DISTSEG_SHARD_CACHE_BYTES`` change the cache; HomeError when the latter is no
-        number of bytes.
+        number of bytes, and when the home is a file or stands below one.
         """
-        root = override or os.environ.get("DISTSEG_HOME") or "~/.distseg"
         cache = os.environ.get("DISTSEG_SHARD_CACHE")
         limit = os.environ.get("DISTSEG_SHARD_CACHE_BYTES") or str(_SHARD_CACHE_BYTES)
         if not limit.isdecimal():
             raise HomeError(f"DISTSEG_SHARD_CACHE_BYTES: got '{limit}', want a whole number of bytes")
-        return cls(Path(root), Path(cache) if cache else None, int(limit))
+        root = Path(override or os.environ.get("DISTSEG_HOME") or "~/.distseg")
+        home = cls(root, Path(cache) if cache else None, int(limit))
+        for folder in (home.root, *home.root.parents):
+            if folder.is_file():
+                raise HomeError(f"home {home.root}: {folder} is a file; set DISTSEG_HOME or --home to a folder")
+        return home
 
     @property
     def runs(self) -> Path:

@@ -33,18 +33,15 @@ def image_sums(counts: torch.Tensor) -> Sums:
     """Confusion matrices (B, C, C) of single images -> (B, C * C + 3) rows to be added up.
 
     Dice and IoU of an image are those of class 1 for two classes, else the mean over the classes that occur in truth or
-    prediction.
+    prediction; 1 when there are none (nothing but ignored pixels).
     """
     matrices = counts.cpu().numpy().astype(np.float64)
     images, classes, _ = matrices.shape
     dice, iou = _dice_and_iou(matrices)
     if classes == 2:
-        dice_of_image = np.where(np.isnan(dice[:, 1]), 1.0, dice[:, 1])
-        iou_of_image = np.where(np.isnan(iou[:, 1]), 1.0, iou[:, 1])
-    else:
-        dice_of_image, iou_of_image = np.nanmean(dice, axis=1), np.nanmean(iou, axis=1)
+        dice, iou = dice[:, 1:], iou[:, 1:]
     ones = np.ones(images)
-    return np.column_stack([matrices.reshape(images, -1), ones, dice_of_image, iou_of_image])
+    return np.column_stack([matrices.reshape(images, -1), ones, _mean_or_one(dice), _mean_or_one(iou)])
 
 
 def metrics_of(sums: Sums, classes: Sequence[str]) -> dict[str, Any]:
@@ -67,8 +64,9 @@ def metrics_of(sums: Sums, classes: Sequence[str]) -> dict[str, Any]:
         ],
     }
     if size == 2:
-        metrics["iou_dataset"] = 1.0 if np.isnan(iou[1]) else float(iou[1])
-        metrics["dice_dataset"] = 1.0 if np.isnan(dice[1]) else float(dice[1])
+        empty = 1.0 if images else float("nan")
+        metrics["iou_dataset"] = empty if np.isnan(iou[1]) else float(iou[1])
+        metrics["dice_dataset"] = empty if np.isnan(dice[1]) else float(dice[1])
     else:
         metrics["miou"] = float(np.nanmean(iou)) if not np.isnan(iou).all() else float("nan")
     return metrics
@@ -93,6 +91,13 @@ def _dice_and_iou(matrices: Sums) -> tuple[Sums, Sums]:
     truth, predicted = matrices.sum(axis=2), matrices.sum(axis=1)
     with np.errstate(invalid="ignore"):
         return 2 * hits / (truth + predicted), hits / (truth + predicted - hits)
+
+
+def _mean_or_one(rates: Sums) -> Sums:
+    """(B, C) rates -> (B,) means over the defined ones; 1 where there are none."""
+    defined = ~np.isnan(rates)
+    number = defined.sum(axis=1)
+    return np.where(number, np.where(defined, rates, 0.0).sum(axis=1) / np.maximum(number, 1), 1.0)
 
 
 def _or_none(value: float) -> float | None:

@@ -213,7 +213,7 @@ def test_a_nan_survives_the_folder_as_no_figure(tmp_path: Path) -> None:
 def test_study_info(tmp_path: Path) -> None:
     with pytest.raises(HomeError, match="cannot be read"):
         StudyInfo.load(tmp_path)
-    (tmp_path / "study.json").write_text(json.dumps(STUDY.model_dump() | {"space": {"optim.lr": {}}}))
+    (tmp_path / "study.json").write_text(STUDY.model_dump_json())
     assert StudyInfo.load(tmp_path) == STUDY
     (tmp_path / "study.json").write_text('{"name": "cars"')
     with pytest.raises(HomeError, match="torn or foreign"):

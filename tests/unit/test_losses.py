@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distseg.config import LossConfig
@@ -67,6 +67,7 @@ def test_perfect_predictions_cost_nothing() -> None:
         torch.testing.assert_close(loss, torch.zeros(3))
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**31), st.integers(1, 6), st.integers(1, 6), st.sampled_from(["bce", "dice", "bce_dice"]))
 def test_an_images_loss_does_not_depend_on_its_micro_batch(seed: int, images: int, micro: int, name: str) -> None:
     generator = torch.Generator().manual_seed(seed)

@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distseg.data.order import EpochPlan, epoch_order, permutation, rank_slice
@@ -24,10 +24,10 @@ plans = st.builds(
 @pytest.mark.parametrize(
     ("length", "key", "wanted"),
     [
-        (8, (0, 0), [3, 4, 5, 2, 6, 7, 0, 1]),
-        (8, (1, 0), [0, 1, 2, 3, 4, 5, 6, 7]),
-        (8, (0, 1), [0, 1, 2, 3, 4, 5, 6, 7]),
-        (5, (2**31 - 1, 7, 3), [0, 1, 2, 3, 4]),
+        (8, (0, 0), [0, 3, 7, 5, 1, 2, 6, 4]),
+        (8, (1, 0), [2, 0, 1, 4, 5, 6, 7, 3]),
+        (8, (0, 1), [3, 7, 4, 2, 1, 6, 5, 0]),
+        (5, (7, 3, 1), [4, 1, 2, 3, 0]),
     ],
 )
 def test_permutation_is_pinned(length: int, key: tuple[int, ...], wanted: list[int]) -> None:
@@ -36,20 +36,23 @@ def test_permutation_is_pinned(length: int, key: tuple[int, ...], wanted: list[i
 
 
 def test_epoch_order_is_pinned() -> None:
-    assert epoch_order((3, 1, 2), seed=5, epoch=2, window=2).tolist() == []
+    assert epoch_order((3, 1, 2), seed=5, epoch=2, window=2).tolist() == [5, 1, 4, 2, 0, 3]
 
 
+@settings(deadline=None)
 @given(st.integers(0, 50), seeds, st.integers(0, 100))
 def test_permutation_holds_each_number_once(length: int, seed: int, epoch: int) -> None:
     assert sorted(permutation(length, seed, epoch)) == list(range(length))
 
 
+@settings(deadline=None)
 @given(sizes, seeds, st.integers(0, 100), st.integers(1, 10))
 def test_an_epoch_holds_each_sample_once(shard_sizes: tuple[int, ...], seed: int, epoch: int, window: int) -> None:
     order = epoch_order(shard_sizes, seed, epoch, window)
     assert sorted(order) == list(range(sum(shard_sizes)))
 
 
+@settings(deadline=None)
 @given(sizes, seeds, st.integers(1, 10))
 def test_the_window_bounds_how_many_shards_are_mixed(shard_sizes: tuple[int, ...], seed: int, window: int) -> None:
     order = epoch_order(shard_sizes, seed, 0, window)
@@ -57,7 +60,7 @@ def test_the_window_bounds_how_many_shards_are_mixed(shard_sizes: tuple[int, ...
     first = 0
     seen: list[int] = []
     while first < len(order):  # the list falls into runs, each made of all the samples of `window` shards
-        left = [shard for shard in dict.fromkeys(shard_of[first:].tolist())][:window]
+        left = list(dict.fromkeys(shard_of[first:].tolist()))[:window]
         length = sum(shard_sizes[shard] for shard in left)
         run = set(shard_of[first : first + length].tolist())
         assert len(run) == min(window, len(shard_sizes) - len(seen))
@@ -81,6 +84,7 @@ def test_a_window_over_all_shards_mixes_them() -> None:
     assert 10 < from_first < 40  # 25 in the mean, standard deviation 2.5
 
 
+@settings(deadline=None)
 @given(st.tuples(seeds, st.integers(0, 1000)), st.tuples(seeds, st.integers(0, 1000)))
 def test_other_epochs_and_seeds_give_other_orders(one: tuple[int, int], other: tuple[int, int]) -> None:
     same = np.array_equal(epoch_order((20, 20), *one, window=2), epoch_order((20, 20), *other, window=2))
@@ -107,6 +111,7 @@ def test_tails(samples: int, batch: int, tail: str, steps: int, surplus: int) ->
     assert (plan.samples, plan.steps, plan.surplus) == (samples, steps, surplus)
 
 
+@settings(deadline=None)
 @given(plans, st.integers(0, 3))
 def test_the_steps_of_an_epoch_walk_through_its_list_once(plan: EpochPlan, epoch: int) -> None:
     steps = range(epoch * plan.steps, (epoch + 1) * plan.steps)
@@ -124,6 +129,7 @@ def test_the_steps_of_an_epoch_walk_through_its_list_once(plan: EpochPlan, epoch
         assert -plan.surplus < plan.batch_global
 
 
+@settings(deadline=None)
 @given(st.integers(1, 40), st.integers(1, 9))
 def test_rank_slices_cut_a_batch_into_even_parts(batch: int, world_size: int) -> None:
     parts = [list(range(batch))[rank_slice(batch, rank, world_size)] for rank in range(world_size)]
@@ -133,6 +139,7 @@ def test_rank_slices_cut_a_batch_into_even_parts(batch: int, world_size: int) ->
     assert min(lengths) > 0 or world_size > batch
 
 
+@settings(deadline=None)
 @given(plans, st.integers(1, 5))
 def test_the_global_order_does_not_depend_on_the_ranks(plan: EpochPlan, world_size: int) -> None:
     for step in range(min(2 * plan.steps, 6)):

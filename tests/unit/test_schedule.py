@@ -1,9 +1,10 @@
 """The learning rate as a function of the step: values by hand, bounds, no jumps."""
 
+import itertools
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distseg.config import ScheduleConfig
@@ -44,6 +45,7 @@ def test_one_step_alone_takes_the_peak(name: str) -> None:
     assert factors(1, name=name) == [1.0]
 
 
+@settings(deadline=None)
 @given(
     st.sampled_from(["one_cycle", "cosine"]),
     st.integers(1, 300),
@@ -56,8 +58,8 @@ def test_every_factor_is_a_part_of_the_peak_and_the_way_has_one_summit(
     rates = factors(steps, name=name, warmup_fraction=warmup, final_fraction=final)
     assert all(-1e-12 <= rate <= 1 + 1e-12 for rate in rates)
     top = rates.index(max(rates))
-    assert all(one <= other + 1e-12 for one, other in zip(rates[:top], rates[1 : top + 1], strict=True))
-    assert all(one >= other - 1e-12 for one, other in zip(rates[top:-1], rates[top + 1 :], strict=True))
+    assert all(one <= other + 1e-12 for one, other in itertools.pairwise(rates[: top + 1]))
+    assert all(one >= other - 1e-12 for one, other in itertools.pairwise(rates[top:]))
     if round(warmup * steps) < steps - 1:
         assert rates[-1] == pytest.approx(final, abs=1e-9)
         assert max(rates) == pytest.approx(1)
@@ -67,5 +69,5 @@ def test_every_factor_is_a_part_of_the_peak_and_the_way_has_one_summit(
 def test_no_jumps(name: str) -> None:
     # 1000 steps, warm-up of 250: half a cosine wave of height 1 over 250 steps climbs at most pi / 2 / 250 a step.
     rates = factors(1000, name=name)
-    steepest = max(abs(one - other) for one, other in zip(rates[:-1], rates[1:], strict=True))
+    steepest = max(abs(one - other) for one, other in itertools.pairwise(rates))
     assert steepest < math.pi / 2 / 250

@@ -32,7 +32,9 @@ def _jitter(p: float) -> A.BasicTransform:
 
 def _crop(size: tuple[int, int], p: float) -> A.BasicTransform:
     width, height = size
-    return A.RandomResizedCrop(size=(height, width), scale=(0.6, 1.0), ratio=(0.8, 1.25), p=p)
+    # the default, INTER_NEAREST, takes the label at a pixel's top left corner: half a pixel beside the image's
+    exact = {"mask_interpolation": cv2.INTER_NEAREST_EXACT}
+    return A.RandomResizedCrop(size=(height, width), scale=(0.6, 1.0), ratio=(0.8, 1.25), p=p, **exact)
 
 
 POLICIES: dict[str, Callable[[tuple[int, int]], Sequence[A.BasicTransform]]] = {

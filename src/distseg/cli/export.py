@@ -19,10 +19,13 @@ def export(
         distseg export first --out model.ts
     """
     from distseg.data.cache import ShardCache
+    from distseg.errors import InputError
     from distseg.export.build import export as export_run
     from distseg.home import Home
     from distseg.leaderboard.choose import trial_folder
 
+    if out.is_dir():
+        raise InputError(f"--out {out}: is a folder; give the path of a file, such as {out / 'model.ts'}")
     folders = Home.from_environment(home)
     manifest = export_run(trial_folder(folders.find(name), trial), out, ShardCache.of(folders))
     typer.echo(

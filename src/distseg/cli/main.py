@@ -92,3 +92,7 @@ def _flush() -> None:
         sys.stdout.flush()
     except BrokenPipeError:  # the reader has left, as `head` does; Python would complain of it at its end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+if __name__ == "__main__":  # for `torchrun -m distseg.cli.main`
+    main()

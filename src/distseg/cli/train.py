@@ -58,7 +58,7 @@ def _resumed(folders: "Home", wanted: str, stem: str) -> str:
         if not folders.run(wanted).is_dir():
             raise HomeError(f"run '{wanted}': not found in {folders.runs}; start it without --resume")
         return wanted
-    found = sorted(folders.runs.glob(f"{stem}-*"), key=lambda folder: folder.stat().st_mtime)
+    found = sorted(folders.runs.glob(f"{stem}-????????T??????-????"), key=lambda folder: folder.stat().st_mtime)
     if not found:
         raise HomeError(f"--resume: no run '{stem}-...' in {folders.runs}; start one without --resume")
     return found[-1].name
@@ -79,8 +79,10 @@ def _local(spec: "RunSpec") -> "TrialRecord | None":
 
 
 def _on_ray(spec: "RunSpec", workers: int, storage: Path) -> "TrialRecord":
+    from distseg.data.manifest import ShardFolder
     from distseg.on_ray.session import check_workers, cluster_total, session
 
+    ShardFolder.open(spec.data)  # says what is wrong with it before Ray takes its time to start
     with session():
         from distseg.on_ray.train import Follow, fit
 

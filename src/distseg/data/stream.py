@@ -169,6 +169,8 @@ class ShardReader:
         image, labels = (_member(shard, entry, ending) for ending in ("jpg", self._encoding))
         start = min(image.offset, labels.offset)
         end = max(image.offset + image.length, labels.offset + labels.length)
+        if end > shard.bytes:  # before memory is taken for it
+            raise BadSampleError(f"index places it beyond the end of the shard ({shard.bytes} bytes)")
         if end - start <= image.length + labels.length + _GAP_BYTES_MAX:
             data = os.pread(self._file(shard), end - start, start)
             parts = [data[member.offset - start :][: member.length] for member in (image, labels)]

@@ -2,6 +2,7 @@
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -10,7 +11,7 @@ from distseg.config import RunConfig
 from distseg.data.cache import ShardCache
 from distseg.data.manifest import Manifest, ShardFolder
 from distseg.data.stream import EvalBatches, batch_loader, open_split
-from distseg.errors import HomeError
+from distseg.errors import DataError, HomeError
 from distseg.export import parity
 from distseg.export.torchscript import load, save, to_torchscript
 from distseg.models.build import build_model
@@ -33,6 +34,11 @@ def export(folder: Path, out: Path, cache: ShardCache | None = None) -> ExportMa
     tree = checkpoint.load(best)
     cfg = RunConfig.model_validate(tree["config"])
     shards = ShardFolder.open(record.data, cache)
+    if shards.manifest.data_digest != record.data_digest:
+        raise DataError(
+            f"{shards.root}: holds data {shards.manifest.data_digest[:8]}, trial {record.trial_id} was trained on "
+            f"{record.data_digest[:8]}; bring the old shards back, or train again"
+        )
     predictor = restore_predictor(cfg, tree, shards.manifest)
     module = to_torchscript(predictor)
     agreement = parity.check(predictor, module)
@@ -67,17 +73,17 @@ def export(folder: Path, out: Path, cache: ShardCache | None = None) -> ExportMa
     return manifest
 
 
-def restore_predictor(cfg: RunConfig, tree: dict[str, object], data: Manifest) -> Predictor:
+def restore_predictor(cfg: RunConfig, tree: dict[str, Any], data: Manifest) -> Predictor:
     """The trained model of a checkpoint, in eval mode on the CPU."""
     model = cfg.model.model_copy(update={"weights": "none"})  # the checkpoint holds the weights
     built = build_model(model, BinaryTask.channels_out)
-    built.network.load_state_dict(tree["network"])  # type: ignore[arg-type]
+    built.network.load_state_dict(tree["network"])
     predictor = Predictor(
         built.network,
         input_size=cfg.data.input_size or data.size,
         divisor=built.divisor,
-        mean=built.mean,
-        std=built.std,
+        mean=tree.get("mean", built.mean),
+        std=tree.get("std", built.std),
     )
     return predictor.eval()
 

@@ -40,7 +40,8 @@ def to_torchscript(predictor: Predictor) -> torch.jit.ScriptModule:
     network = predictor.network
     with warnings.catch_warnings(), torch.no_grad():
         # tracing warns of Python shape checks: the input is padded to the divisor, so they always hold
-        warnings.filterwarnings("ignore")
+        warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)  # type: ignore[attr-defined]
+        warnings.filterwarnings("ignore", message=".*`torch.jit")
         predictor.network = torch.jit.trace(  # type: ignore[no-untyped-call]
             network, example, check_trace=False
         )

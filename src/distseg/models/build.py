@@ -86,7 +86,7 @@ def _build_smp(cfg: ModelConfig, channels_out: int) -> BuiltModel:
             mean, std = tuple(params["mean"]), tuple(params["std"])
         else:
             network = create(None)
-    except (KeyError, ValueError, TypeError, NotImplementedError, AttributeError) as error:
+    except (KeyError, ValueError, TypeError, RuntimeError, AttributeError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"model: {cfg.architecture} with encoder {cfg.encoder} cannot be built: {reason}") from error
     if cfg.weights not in ("none", "imagenet"):
@@ -150,10 +150,12 @@ def _load_encoder(network: nn.Module, path: Path) -> None:
         ) from error
     except Exception as error:  # damaged files raise whatever their format's reader likes
         raise ConfigError(f"model.weights: {path} cannot be read as weights ({type(error).__name__})") from error
+    if not isinstance(weights, Mapping):
+        raise ConfigError(f"model.weights: {path} holds no mapping from names to tensors; give an encoder's state dict")
     encoder = network.encoder
     assert isinstance(encoder, nn.Module)
     own = encoder.state_dict()
-    wrong = [name for name, value in own.items() if name not in weights or weights[name].shape != value.shape]
+    wrong = [name for name, value in own.items() if getattr(weights.get(name), "shape", None) != value.shape]
     if wrong:
         raise ConfigError(
             f"model.weights: {path} does not fit the encoder: {len(wrong)} of {len(own)} tensors missing or of another "

@@ -6,8 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-
 from distseg import atomic, config
 from distseg.data import rle
 from distseg.data.cache import ShardCache
@@ -22,7 +20,7 @@ from distseg.export.torchscript import load
 from distseg.home import Home
 from distseg.leaderboard.choose import trial_folder
 from distseg.leaderboard.rank import rank
-from distseg.leaderboard.render import render
+from distseg.leaderboard.render import board
 from distseg.leaderboard.store import records
 from distseg.on_ray.session import session
 from distseg.predict.rle_csv import HEADER, row_bytes
@@ -75,7 +73,7 @@ def tune_carvana(job: SearchJob, write: Write) -> Path:
         from distseg.on_ray.tune import search
 
         search(study, ProgressLines(study, write), cache)
-    _show_board(study)
+    write(_board(study))
     best = study.folder / "best.ts"
     manifest = export(trial_folder(study.folder), best, cache)
     write(f"exported trial {manifest.trial}: {best}")
@@ -112,9 +110,11 @@ def _fingerprint(folder: Path, raw: Corpus) -> str:
     return digest.hexdigest()[:8]
 
 
-def _show_board(study: Study) -> None:
-    rows = rank(records(study.folder), study.info.metric, study.info.mode, study.folder)
-    render(Console(), study.info, rows, study.info.metric, study.info.mode)
+def _board(study: Study) -> str:
+    """The leaderboard as plain lines."""
+    metric, mode = study.info.metric, study.info.mode
+    rows = rank(records(study.folder), metric, mode, study.folder)
+    return board(study.info, rows, metric, mode, width=None).plain
 
 
 def _submit(study: Study, raw: Corpus, model: Path) -> SubmissionScore:
@@ -128,6 +128,7 @@ def _submit(study: Study, raw: Corpus, model: Path) -> SubmissionScore:
     with atomic.replacing(truth) as file:
         file.write(row_bytes(*HEADER))
         for sample in samples:
+            assert sample.mask is not None  # the carvana layout has label maps
             file.write(row_bytes(sample.image.name, rle.encode(sample.mask.read())))
     result = score(submission, truth)
     atomic.write_text(study.folder / "score.json", json.dumps(result.model_dump(mode="json"), indent=1) + "\n")

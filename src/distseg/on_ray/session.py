@@ -27,8 +27,9 @@ ENVIRONMENT = {
 @contextmanager
 def session(cpus: int | None = None) -> Iterator[None]:
     """Connects to the Ray at RAY_ADDRESS, or starts one with ``cpus`` CPUs and ends it afterwards."""
-    address = os.environ.get("RAY_ADDRESS")
-    if address is None:
+    address = os.environ.get("RAY_ADDRESS") or "local"  # without one, Ray would join whichever it finds on this machine
+    own = address == "local"
+    if own:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         _authenticate_own_cluster()
     import ray
@@ -37,7 +38,7 @@ def session(cpus: int | None = None) -> Iterator[None]:
     os.environ.update({name: value for name, value in ENVIRONMENT.items() if name not in os.environ})
     ray.init(
         address=address,
-        num_cpus=cpus if address is None else None,
+        num_cpus=cpus if own else None,
         runtime_env={"env_vars": ENVIRONMENT},
         log_to_driver=False,
         logging_level=logging.WARNING,

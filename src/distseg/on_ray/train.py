@@ -12,11 +12,11 @@ import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
 
 from distseg import records
-from distseg.errors import TrainingError
+from distseg.errors import DistsegError, TrainingError
 from distseg.home import unique_name
-from distseg.records import TrialRecord
+from distseg.records import Status, TrialRecord
 from distseg.train.loop import run
-from distseg.train.run_folder import RunSpec
+from distseg.train.run_folder import RunSpec, close_record, one_line
 
 _POLL_S = 0.5
 
@@ -47,7 +47,7 @@ def fit(
     """Trains one run on ``workers`` DDP workers; after a failure the group restarts from the last checkpoint.
 
     ``storage`` is a folder that all nodes see, for Ray's own notes while it runs.
-    Raises TrainingError with the worker's own reason when it fails for good.
+    When it fails for good, raises the worker's own error where it is one of ours, else TrainingError with the reason.
     """
     name = unique_name(spec.folder.name)  # under a name used before, Ray would resume its own snapshot in silence
     resources = {"CPU": cpus_per_worker} | ({"GPU": gpus_per_worker} if gpus_per_worker else {})
@@ -65,7 +65,10 @@ def fit(
     try:
         trainer.fit()
     except ray.train.TrainingFailedError as error:
-        raise TrainingError(_reason(spec, error)) from error
+        own = _own_error(error)
+        if own is None or spec.study is not None:  # else rank 0 has closed the record, or refused to touch it
+            close_record(spec, Status.FAILED, one_line(own) if own else _reason(spec, error))
+        raise own or TrainingError(_reason(spec, error)) from error
     finally:
         shutil.rmtree(storage / name, ignore_errors=True)
     return TrialRecord.load(spec.folder)
@@ -106,10 +109,17 @@ def _train_worker(config: dict[str, Any]) -> None:
     run(config["spec"], TrainWorker())
 
 
+def _own_error(error: ray.train.TrainingFailedError) -> DistsegError | None:
+    """The first of our own errors among those of the workers: the others' connections fail when one of them is gone."""
+    failures = error.worker_failures if isinstance(error, ray.train.WorkerGroupError) else {}
+    return next((failure for _, failure in sorted(failures.items()) if isinstance(failure, DistsegError)), None)
+
+
 def _reason(spec: RunSpec, error: Exception) -> str:
     """The reason on the run's record, else Ray's first line."""
     try:
-        reason = TrialRecord.load(spec.folder).reason
+        record = TrialRecord.load(spec.folder)
+        reason = record.reason if record.status is Status.FAILED else None
     except Exception:  # the run did not get as far as a record
         reason = None
     lines = [line for line in str(error).splitlines() if line.strip()]

@@ -9,6 +9,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import optuna
@@ -18,7 +19,7 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
-from distseg import config, records
+from distseg import checkpoint, config, records
 from distseg.config import SearchConfig
 from distseg.data.cache import ShardCache
 from distseg.on_ray.session import concurrent_trials
@@ -31,7 +32,8 @@ from distseg.train.run_folder import RunSpec
 from distseg.train.worker import default_device
 
 _SCORE = "score"
-_DRIVER_CPUS = 0.01  # of a trial that only drives a TorchTrainer; Ray refuses zero
+_DRIVER_HOLDS = {"memory": 1.0}  # of a trial that only drives a TorchTrainer: Ray refuses nothing, and the workers
+# need the CPUs whole: any part of one, held here, would keep them waiting for ever where they want all there are
 
 _NO_CONTROLLER: Any = None  # schedulers that replay needs do not look at it
 
@@ -42,18 +44,20 @@ def search(study: Study, on_event: OnEvent, cache: ShardCache | None = None) -> 
     """Runs a study to the end of its budget, replaying first what its record holds.
 
     ``on_event`` is called in the driver for every trial that starts, reports or ends; ``cache`` takes copies of shards
-    behind a URL, on each node. Raises ClusterError before anything starts when one trial can never fit.
+    behind a URL, on each node. Raises ClusterError before anything starts when one trial can never fit,
+    KeyboardInterrupt when a Ctrl-C left trials that can go on.
     """
     _quieten()
     resources = study.search.resources
     concurrency = concurrent_trials(resources)
+    study.begin()
     nested = resources.workers_per_trial > 1
     scheduler = _scheduler(study.search, study.base.train.epochs, study.info.mode)
     searcher = RecordedSearcher(study, on_event)
     searcher.replay(scheduler)
-    held: dict[str, float] = {"CPU": _DRIVER_CPUS if nested else resources.cpus_per_worker}
-    if resources.gpus_per_worker and not nested:
-        held["GPU"] = resources.gpus_per_worker
+    held = _DRIVER_HOLDS
+    if not nested:
+        held = {"CPU": resources.cpus_per_worker, "GPU": resources.gpus_per_worker}
     trainable = tune.with_parameters(train_trial, study=_trial_setting(study, cache))
     tuner = tune.Tuner(
         tune.with_resources(trainable, held),
@@ -73,7 +77,9 @@ def search(study: Study, on_event: OnEvent, cache: ShardCache | None = None) -> 
     try:
         tuner.fit()
     finally:
-        searcher.close()
+        interrupted = searcher.close()
+    if interrupted:  # Tune takes a Ctrl-C for itself and returns as if all were done
+        raise KeyboardInterrupt
 
 
 def _quieten() -> None:
@@ -158,25 +164,24 @@ class RecordedSearcher(Searcher):
         self._names: dict[str, str] = {}  # Tune's trial id -> ours
         self._epochs: dict[str, int] = {}  # epochs recorded of each of our trials
         self._unfinished: list[str] = []  # trials of an earlier driver, to go on first
+        self._stopped: set[str] = set()  # trials that the scheduler stops when it hears again what they reported
         self._deadline = None if study.search.budget.hours is None else time.time() + 3600 * study.search.budget.hours
 
     def replay(self, scheduler: TrialScheduler) -> None:
         """Feeds the study's record to Optuna and the scheduler in the order in which it happened."""
-        stubs: dict[str, Any] = {}
         for event in list(self._study.events):
             if event.kind == "ask":
                 overrides = self._ask(event.trial_id)
                 if overrides != event.overrides:  # concurrent asks saw results in another order
                     self._untold.add(event.trial_id)
-                stubs[event.trial_id] = _TrialStub(event.trial_id)
-                scheduler.on_trial_add(_NO_CONTROLLER, stubs[event.trial_id])
+                scheduler.on_trial_add(_NO_CONTROLLER, _named(event.trial_id))
             elif event.kind == "report":
                 self._epochs[event.trial_id] = event.epoch or 0
                 self._tell(event)
-                scheduler.on_trial_result(_NO_CONTROLLER, stubs[event.trial_id], _result(event))
+                self._schedule(scheduler, event)
             else:
                 self._tell(event)
-        self._reconcile()
+        self._reconcile(scheduler)
         self._unfinished = [name for name in self._study.asked() if name not in self._study.ended()]
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
@@ -187,12 +192,10 @@ class RecordedSearcher(Searcher):
         if self._unfinished:
             name = self._unfinished.pop(0)
             overrides = asked[name]
-        elif len(asked) < self._study.search.budget.trials:
-            name = f"{len(asked):04d}"
-            overrides = self._ask(name)
-            self._study.announce(name, overrides)
         else:
-            return Searcher.FINISHED
+            name, overrides = self._new_trial()
+            if not name:
+                return Searcher.FINISHED
         self._names[trial_id] = name
         self._on_event(Event("ask", name, overrides=overrides))
         return {"trial_id": name, "overrides": overrides}
@@ -212,19 +215,30 @@ class RecordedSearcher(Searcher):
             self.on_trial_result(trial_id, result)
         self._end(self._names.pop(trial_id), error)
 
-    def close(self) -> None:
-        """Marks what is still running as interrupted, to be resumed."""
+    def close(self) -> bool:
+        """Marks what is still running as interrupted, to be resumed; False when nothing was."""
         for name in self._names.values():
             folder = self._study.trial_folder(name)
             record = TrialRecord.load(folder)
             if record.status is Status.RUNNING:
                 record.model_copy(update={"status": Status.INTERRUPTED, "reason": "study interrupted"}).save(folder)
+        return bool(self._names)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the study's own record is the state."""
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing, see ``save``."""
+
+    def _new_trial(self) -> tuple[str, dict[str, Any]]:
+        """Name and overrides of the next trial that can start; no name at the end of the budget."""
+        while (number := len(self._study.asked())) < self._study.search.budget.trials:
+            name = f"{number:04d}"
+            overrides = self._ask(name)
+            if self._study.announce(name, overrides):
+                return name, overrides
+            self._end(name, error=True)
+        return "", {}
 
     def _ask(self, name: str) -> dict[str, Any]:
         """Overrides of a new trial: the fixed points first."""
@@ -270,24 +284,49 @@ class RecordedSearcher(Searcher):
         reports = [event.score for event in self._study.events if event.kind == "report" and event.trial_id == name]
         return reports[-1] if reports else None
 
-    def _reconcile(self) -> None:
-        """Adds to the record what trials finished after their driver had died."""
+    def _schedule(self, scheduler: TrialScheduler, report: Event) -> None:
+        decision = scheduler.on_trial_result(_NO_CONTROLLER, _named(report.trial_id), _result(report))
+        if decision == TrialScheduler.STOP:
+            self._stopped.add(report.trial_id)
+
+    def _reconcile(self, scheduler: TrialScheduler) -> None:
+        """Adds to the record what trials finished after their driver had died, and ends those that were to stop."""
         for name in self._study.asked():
             if name in self._study.ended():
                 continue
             folder = self._study.trial_folder(name)
-            for row in records.read_json_lines(folder / records.EPOCHS_FILE)[self._epochs.get(name, 0) :]:
+            last = folder / records.LAST_CHECKPOINT  # written before epochs.jsonl: it knows every epoch that counts
+            history = checkpoint.load(last)["history"] if last.exists() else []
+            for row in history[self._epochs.get(name, 0) :]:
                 self._epochs[name] = row["epoch"]
                 self._record(Event("report", name, epoch=row["epoch"], score=row["score"]))
-            if TrialRecord.load(folder).status.finished:
+                self._schedule(scheduler, self._study.events[-1])
+            if TrialRecord.load(folder).status.finished or name in self._stopped:
                 self._end(name, error=False)
 
 
-class _TrialStub:
-    """What a scheduler reads of a trial when results are replayed."""
+class AshaByName(ASHAScheduler):
+    """ASHA that knows trials by our own ids.
 
-    def __init__(self, trial_id: str) -> None:
-        self.trial_id = trial_id
+    Tune's are new after a resume, and a trial under two ids would stand twice in the rungs that it has passed.
+    """
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        super().on_trial_add(tune_controller, _named(trial.config["trial_id"]))
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        return super().on_trial_result(tune_controller, _named(trial.config["trial_id"]), result)
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        super().on_trial_complete(tune_controller, _named(trial.config["trial_id"]), result)
+
+    def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
+        super().on_trial_remove(tune_controller, _named(trial.config["trial_id"]))
+
+
+def _named(trial_id: str) -> Any:
+    """All that ASHA reads of a trial."""
+    return SimpleNamespace(trial_id=trial_id, config={"trial_id": trial_id})
 
 
 def _result(event: Event) -> dict[str, Any]:
@@ -297,7 +336,7 @@ def _result(event: Event) -> dict[str, Any]:
 def _scheduler(search: SearchConfig, epochs: int, mode: str) -> TrialScheduler:
     if search.search.scheduler == "none":
         return FIFOScheduler()  # type: ignore[no-untyped-call]
-    return ASHAScheduler(
+    return AshaByName(
         time_attr="epoch",
         metric=_SCORE,
         mode=mode,

@@ -73,7 +73,7 @@ def parameters(space: Mapping[str, Dimension], overrides: Mapping[str, Any]) -> 
             found[path] = dimension.values.index(value)
         else:
             low, high = _float_range(dimension)
-            if not low <= value <= high:
+            if not (isinstance(value, int | float) and low <= value <= high):
                 return None
             found[path] = value
     return found

@@ -15,7 +15,7 @@ from distseg import __version__, atomic, config
 from distseg.config import RunConfig, SearchConfig
 from distseg.data.cache import ShardCache
 from distseg.data.manifest import ShardFolder
-from distseg.errors import HomeError
+from distseg.errors import ConfigError, HomeError
 from distseg.home import Home, unique_name
 from distseg.records import (
     CONFIG_FILE,
@@ -60,19 +60,23 @@ class Study:
 
     @classmethod
     def create(cls, folder: Path, info: StudyInfo, search: SearchConfig, base: RunConfig) -> "Study":
-        """A new study; HomeError when the name is taken."""
-        try:
-            folder.mkdir(parents=True)
-        except FileExistsError as error:
-            raise HomeError(
-                f"study '{info.name}' exists already in {folder.parent}; "
-                "go on with it by --resume, or choose another name with --study"
-            ) from error
-        here = search.model_copy(update={"base": CONFIG_FILE})
-        atomic.write_text(folder / SEARCH_FILE, config.dump(here))
-        atomic.write_text(folder / CONFIG_FILE, config.dump(base))
-        atomic.write_text(folder / STUDY_FILE, info.model_dump_json(indent=1) + "\n")
+        """A new study, not written yet (see ``begin``); HomeError when the name is taken."""
+        if folder.exists():
+            raise _taken(folder)
         return cls(folder, info, search, base)
+
+    def begin(self) -> None:
+        """Writes the folder of a new study; HomeError when somebody took the name meanwhile."""
+        if (self.folder / STUDY_FILE).exists():
+            return
+        try:
+            self.folder.mkdir(parents=True)
+        except FileExistsError as error:
+            raise _taken(self.folder) from error
+        here = self.search.model_copy(update={"base": CONFIG_FILE})
+        atomic.write_text(self.folder / SEARCH_FILE, config.dump(here))
+        atomic.write_text(self.folder / CONFIG_FILE, config.dump(self.base))
+        atomic.write_text(self.folder / STUDY_FILE, self.info.model_dump_json(indent=1) + "\n")
 
     @classmethod
     def resume(cls, folder: Path, search: SearchConfig, base: RunConfig, data_digest: str) -> "Study":
@@ -102,14 +106,21 @@ class Study:
             os.fsync(file.fileno())
         self.events.append(event)
 
-    def announce(self, trial_id: str, overrides: dict[str, Any]) -> None:
-        """Records a trial that is about to start: the event, and a PENDING record in its folder."""
-        self.append(Event("ask", trial_id, overrides=overrides))
-        cfg = config.with_overrides(self.base, overrides, f"trial {trial_id}")
+    def announce(self, trial_id: str, overrides: dict[str, Any]) -> bool:
+        """Records a trial that is about to start: a PENDING record in its folder, then the event.
+
+        False, and a FAILED record with the reason, when its overrides make no config: it cannot start.
+        """
+        status, reason, cfg = Status.PENDING, None, self.base
+        try:
+            cfg = config.with_overrides(self.base, overrides, f"trial {trial_id}")
+        except ConfigError as error:
+            status, reason = Status.FAILED, f"{type(error).__name__}: {error}"
         TrialRecord(
             trial_id=trial_id,
             study=self.info.name,
-            status=Status.PENDING,
+            status=status,
+            reason=reason,
             task=cfg.task,
             metric=cfg.eval.metric,
             mode=cfg.eval.mode,
@@ -121,6 +132,8 @@ class Study:
             split_digest=self.info.split_digest,
             created_at=now(),
         ).save(self.trial_folder(trial_id))
+        self.append(Event("ask", trial_id, overrides=overrides))  # last: whoever finds the event finds a record
+        return status is Status.PENDING
 
     def asked(self) -> dict[str, dict[str, Any]]:
         """Overrides of every trial asked for, in order."""
@@ -129,6 +142,13 @@ class Study:
     def ended(self) -> set[str]:
         """Trials that will not go on."""
         return {e.trial_id for e in self.events if e.kind == "end"}
+
+
+def _taken(folder: Path) -> HomeError:
+    return HomeError(
+        f"study '{folder.name}' exists already in {folder.parent}; "
+        "go on with it by --resume, or choose another name with --study"
+    )
 
 
 def _drop_torn_line(path: Path) -> None:

@@ -3,9 +3,11 @@
 import itertools
 import math
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -14,10 +16,11 @@ from distseg import checkpoint, records
 from distseg.augment.keyed_random import key_seed
 from distseg.augment.policies import Augmenter, Pixels
 from distseg.config import RunConfig
-from distseg.data.manifest import BadSample, ShardFolder
+from distseg.data.manifest import BadSample, Manifest, ShardFolder
 from distseg.data.order import EpochPlan
 from distseg.data.stream import Batch, EvalBatches, TrainBatches, batch_loader, open_split
-from distseg.errors import ConfigError, TrainingError
+from distseg.errors import ConfigError, InputError, TrainingError
+from distseg.metrics import metrics_of
 from distseg.models.build import build_model
 from distseg.records import Score, Status, TrialRecord
 from distseg.tasks.binary import BinaryTask
@@ -28,6 +31,7 @@ from distseg.train.run_folder import (
     RunSpec,
     close_record,
     fence,
+    one_line,
     record_of,
     save_best,
     write_progress,
@@ -42,25 +46,37 @@ def run(spec: RunSpec, worker: Worker) -> TrialRecord:
     """Trains one run to its end, from its last checkpoint where there is one; returns its record, on every rank.
 
     A run that raises leaves its record with status FAILED and the reason; one that is interrupted, INTERRUPTED. What is
-    wrong with the config or the data is raised before anything is written.
+    wrong with the config or the data is raised before anything is written: a resume that is refused leaves the run as
+    it was. Only a study's trial is FAILED by that too.
     """
+    begun = False
+
+    def begin(state: TrainState, record: TrialRecord) -> None:
+        nonlocal begun
+        begun = True
+        if worker.rank == 0:
+            write_start(spec, state, record)
+
     try:
-        return _run(spec, worker)
+        return _run(spec, worker, begin)
     except KeyboardInterrupt:
-        close_record(spec, worker, Status.INTERRUPTED, "interrupted by the user")
+        if worker.rank == 0:
+            close_record(spec, Status.INTERRUPTED, "interrupted by the user")
         raise
     except Exception as error:
-        lines = str(error).splitlines()
-        close_record(spec, worker, Status.FAILED, f"{type(error).__name__}: {lines[0] if lines else ''}")
+        refused = isinstance(error, InputError) and not begun and spec.study is None
+        if worker.rank == 0 and not refused:
+            close_record(spec, Status.FAILED, one_line(error))
         raise
 
 
-def _run(spec: RunSpec, worker: Worker) -> TrialRecord:
+def _run(spec: RunSpec, worker: Worker, begin: Callable[[TrainState, TrialRecord], None]) -> TrialRecord:
     cfg = spec.config
     torch.set_num_threads(cfg.train.threads)
     shards = ShardFolder.open(spec.data, spec.cache)
     manifest = shards.manifest
     task = BinaryTask(cfg.loss)
+    _check_metric(cfg, manifest)
 
     # Data: every rank plans the same epochs and takes its own slice of each global batch.
     train_reader = open_split(shards, training=True, fold=cfg.data.fold)
@@ -103,8 +119,7 @@ def _run(spec: RunSpec, worker: Worker) -> TrialRecord:
     )
     train_loader = loader(train_batches, range(state.step, steps))
     val_loader = loader(val_batches, range(len(val_batches)))
-    if worker.rank == 0:
-        write_start(spec, record_of(spec, state, shards, steps, worker))
+    begin(state, record_of(spec, state, shards, steps, worker))
     since = Since(worker.device)
     for batch in train_loader:
         set_learning_rate(state, cfg, steps)
@@ -128,7 +143,7 @@ def _run(spec: RunSpec, worker: Worker) -> TrialRecord:
         if worker.rank == 0:
             fence(spec.folder)
             if improved and score:
-                save_best(spec, state, shards, score)
+                save_best(spec, state, shards, built, score)
             checkpoint.save(last, state.to_tree(cfg, manifest))
             write_progress(spec, state, record_of(spec, state, shards, steps, worker))
         if epoch_over:
@@ -234,10 +249,7 @@ def _take_in(since: Since, state: TrainState, cfg: RunConfig, samples: int) -> N
 
 def _close_epoch(state: TrainState, cfg: RunConfig, plan: EpochPlan, score: Score) -> bool:
     """Adds the epoch's row to the history; True when it is the best so far."""
-    value = score.metrics.get(cfg.eval.metric)
-    if not isinstance(value, float):
-        known = ", ".join(name for name, metric in score.metrics.items() if isinstance(metric, float))
-        raise ConfigError(f"eval.metric: got '{cfg.eval.metric}', want one of {known}")
+    value: float = score.metrics[cfg.eval.metric]
     epoch = state.step // plan.steps
     seconds = state.seconds - (state.history[-1]["seconds"] if state.history else 0.0)
     state.history.append(
@@ -261,6 +273,14 @@ def _close_epoch(state: TrainState, cfg: RunConfig, plan: EpochPlan, score: Scor
     if improved:
         state.best, state.best_epoch, state.best_metrics = value, epoch, score.metrics
     return improved
+
+
+def _check_metric(cfg: RunConfig, manifest: Manifest) -> None:
+    classes = manifest.classes
+    nothing = metrics_of(np.zeros(len(classes) ** 2 + 3), classes)  # all metrics that there are, by name
+    known = [name for name, value in nothing.items() if isinstance(value, float)]
+    if cfg.eval.metric not in known:
+        raise ConfigError(f"eval.metric: got '{cfg.eval.metric}', want one of {', '.join(known)}")
 
 
 def _check_plan(plan: EpochPlan, world_size: int) -> None:

@@ -12,6 +12,7 @@ from distseg.config import RunConfig
 from distseg.data.cache import ShardCache
 from distseg.data.manifest import ShardFolder
 from distseg.errors import TrainingError
+from distseg.models.build import BuiltModel
 from distseg.records import Score, Status, TrialRecord
 from distseg.train.state import TrainState, identity
 from distseg.train.worker import Worker
@@ -67,9 +68,9 @@ def record_of(spec: RunSpec, state: TrainState, shards: ShardFolder, steps: int,
     )
 
 
-def write_start(spec: RunSpec, record: TrialRecord) -> None:
+def write_start(spec: RunSpec, state: TrainState, record: TrialRecord) -> None:
     atomic.write_text(spec.folder / records.CONFIG_FILE, config.dump(spec.config))
-    record.save(spec.folder)
+    write_progress(spec, state, record)  # a run killed between checkpoint and progress had not written its last epoch
 
 
 def write_progress(spec: RunSpec, state: TrainState, record: TrialRecord) -> None:
@@ -78,11 +79,13 @@ def write_progress(spec: RunSpec, state: TrainState, record: TrialRecord) -> Non
     record.save(spec.folder)
 
 
-def save_best(spec: RunSpec, state: TrainState, shards: ShardFolder, score: Score) -> None:
-    """``best.pt`` and the counts that belong to it."""
+def save_best(spec: RunSpec, state: TrainState, shards: ShardFolder, built: BuiltModel, score: Score) -> None:
+    """``best.pt``, with all that predicting takes, and the counts that belong to it."""
     tree = {
         **identity(spec.config, shards.manifest),
         "network": state.network.state_dict(),
+        "mean": list(built.mean),  # they follow the pretrained weights, which a reader of this file need not load
+        "std": list(built.std),
         "epoch": state.best_epoch,
         "metrics": state.best_metrics,
     }
@@ -97,11 +100,18 @@ def fence(folder: Path) -> None:
         raise TrainingError(f"{folder}: the run was ended as {status} by its study; nothing more is written")
 
 
-def close_record(spec: RunSpec, worker: Worker, status: Status, reason: str) -> None:
-    if worker.rank == 0 and (spec.folder / records.RECORD_FILE).exists():
+def close_record(spec: RunSpec, status: Status, reason: str) -> None:
+    """Ends the record of a run that did not end by itself, where there is one."""
+    if (spec.folder / records.RECORD_FILE).exists():
         record = TrialRecord.load(spec.folder)
         if not record.status.finished:
             record.model_copy(update={"status": status, "reason": reason}).save(spec.folder)
+
+
+def one_line(error: BaseException) -> str:
+    """``Type: first line``, as a record's reason."""
+    lines = str(error).splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"
 
 
 def _created_at(folder: Path) -> str:

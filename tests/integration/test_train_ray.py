@@ -1,0 +1,86 @@
+"""``distseg train`` on a Ray of its own: two workers, what is refused, and who sees a failure."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from commands import CONFIGS, distseg, distseg_json
+
+from distseg import checkpoint, config
+from distseg.config import with_overrides
+from distseg.errors import ConfigError, HomeError, TrainingError
+from distseg.records import Status, TrialRecord, read_json_lines
+from distseg.train.run_folder import RunSpec
+
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.filterwarnings("default"),  # Ray's own, when it is driven from this process
+    pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="two workers take two CPUs"),
+]
+
+OVERRIDES = ["model.width=2", "train.epochs=2", "train.batch_global=4"]
+TINY = config.load_run(CONFIGS / "smoke.yaml", OVERRIDES)
+
+
+def test_two_workers_finish_a_run(shards: Path, tmp_path: Path) -> None:
+    words = [CONFIGS / "smoke.yaml", *OVERRIDES, "--data", shards, "--workers", "2"]
+    printed = distseg_json(tmp_path, "train", *words)
+    (folder,) = (tmp_path / "runs").iterdir()  # nothing but run folders
+    record = TrialRecord.load(folder)
+    assert printed["run"] == folder.name == record.trial_id
+    assert (record.status, record.world_size, record.samples, record.epochs) == (Status.COMPLETED, 2, 4, 2)
+    assert printed["metrics"] == record.metrics
+    assert (printed["samples"], printed["resolution"]) == (4, [32, 32])
+    assert config.load_run(folder / "config.yaml").model_dump(mode="json") == printed["config"]
+    assert [row["epoch"] for row in read_json_lines(folder / "epochs.jsonl")] == [1, 2]
+    assert checkpoint.load(folder / "checkpoints/best.pt")["metrics"] == record.metrics
+    assert not list((tmp_path / "cache/ray").iterdir())  # Ray's own notes go with it
+
+
+def test_more_workers_than_there_are_cpus(shards: Path, tmp_path: Path) -> None:
+    words = [CONFIGS / "smoke.yaml", "--data", shards, "--workers", "999"]
+    done = distseg(tmp_path / "home", "train", *words, code=2)
+    assert done.stdout == ""
+    assert done.stderr.startswith("distseg: error: --workers: got 999, which need 999 CPU, the cluster has ")
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "home").exists()
+
+
+@pytest.fixture(scope="module")
+def ray_session() -> Iterator[None]:
+    from distseg.on_ray.session import session
+
+    with session(cpus=2):
+        yield
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_workers_errors_reach_the_caller_as_they_are(shards: Path, tmp_path: Path) -> None:
+    """Bad input stays bad input (exit code 2), leaves no run behind, and a run that is refused is left as it was."""
+    from distseg.on_ray.train import fit
+
+    def train(spec: RunSpec) -> TrialRecord:
+        return fit(spec, storage=tmp_path / "ray", workers=2, cpus_per_worker=1, gpus_per_worker=0)
+
+    spec = RunSpec(TINY, str(shards), tmp_path / "runs/a", trial_id="a")
+    wrong: Any = with_overrides(TINY, {"augment.policy": "flop"})
+    with pytest.raises(ConfigError, match=r"^augment.policy: got 'flop', want one of"):
+        train(replace(spec, config=wrong))
+    assert not spec.folder.exists()
+
+    diverging = with_overrides(TINY, {"optim.lr": 1e30, "optim.name": "sgd", "optim.clip_norm": None})
+    with pytest.raises(TrainingError, match=r"^loss is (nan|inf) by step \d+; "):
+        train(replace(spec, config=diverging))
+    failed = TrialRecord.load(spec.folder)
+    assert failed.status is Status.FAILED
+    assert str(failed.reason).startswith("TrainingError: loss is ")
+
+    other = replace(spec, folder=tmp_path / "runs/b", trial_id="b")
+    train(other)
+    before = (other.folder / "record.json").read_bytes()
+    with pytest.raises(HomeError, match=r"last.pt: belongs to another config \(seed: saved 0, now 1\)"):
+        train(replace(other, config=with_overrides(TINY, {"seed": 1})))
+    assert (other.folder / "record.json").read_bytes() == before

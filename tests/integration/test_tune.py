@@ -1,0 +1,251 @@
+"""Studies on a local Ray: from search to exported winner, and a driver that is killed twice."""
+
+import json
+import os
+import signal
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from commands import CONFIGS, DISTSEG, distseg, distseg_json, kill, start, wait_for
+
+from distseg.records import Status, TrialRecord, read_json_lines
+from distseg.search.study import Event
+
+pytestmark = pytest.mark.ray
+
+EPOCHS, TRIALS = 9, 6
+SEARCH = f"""
+base: {CONFIGS / "smoke.yaml"}
+space:
+  model.width: {{kind: choice, values: [2, 4]}}
+  optim.lr: {{kind: loguniform, low: 1.0e-3, high: 1.0e-1}}
+  augment.policy: {{kind: choice, values: [none, flip]}}
+points:
+- {{augment.policy: no such policy}}
+search: {{startup_trials: 2, seed: 3}}
+budget: {{trials: {TRIALS}}}
+resources: {{max_concurrent: 1}}
+"""
+"""One trial at a time, so that two undisturbed studies are the same; trial 0001 cannot work."""
+
+
+def tune_words(folder: Path, shards: Path) -> list[str]:
+    path = folder / "search.yaml"
+    path.write_text(SEARCH)
+    overrides = [f"train.epochs={EPOCHS}", "train.batch_global=4", "model.width=2", "train.checkpoint_steps=1"]
+    return ["tune", str(path), *overrides, "--data", str(shards), "--study", "s"]
+
+
+def events_of(home: Path) -> list[Event]:
+    return [Event(**row) for row in read_json_lines(home / "studies/s/events.jsonl")]
+
+
+def story(board: dict[str, Any]) -> dict[str, tuple[Any, ...]]:
+    """What must be the same in two studies, by trial: of the metrics those that are measured, not timed."""
+    return {
+        row["trial_id"]: (row["rank"], row["status"], row["overrides"], row["epochs"], row["metrics"], row["reason"])
+        for row in board["rows"]
+    }
+
+
+@pytest.fixture(scope="module")
+def undisturbed(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """The home of a study that nobody killed, and the board that ``tune --json`` printed."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    return folder / "home", distseg_json(folder / "home", *tune_words(folder, shards))
+
+
+def test_the_board_has_a_row_for_every_trial(undisturbed: tuple[Path, dict[str, Any]], shards: Path) -> None:
+    home, board = undisturbed
+    assert board == distseg_json(home, "leaderboard", "s")
+    assert (board["study"], board["metric"], board["mode"]) == ("s", "dice_mean_per_image", "max")
+    assert sorted(row["trial_id"] for row in board["rows"]) == [f"{number:04d}" for number in range(TRIALS)]
+    ranked = [row for row in board["rows"] if row["rank"]]
+    scores = [row["metrics"]["dice_mean_per_image"] for row in ranked]
+    assert [row["rank"] for row in ranked] == list(range(1, TRIALS))
+    assert scores == sorted(scores, reverse=True)
+    manifest = json.loads((shards / "manifest.json").read_text())
+    for row in ranked:
+        assert set(row["overrides"]) == {"model.width", "optim.lr", "augment.policy"}
+        assert {"iou_mean_per_image", "iou_dataset", "pixel_accuracy", "per_class"} < set(row["metrics"])
+        assert (row["data_digest"], row["split_digest"]) == (manifest["data_digest"], manifest["split_digest"])
+        assert (row["resolution"], row["bad_samples"], row["gpu_hours"]) == ([32, 32], 0, 0.0)
+        assert row["cpu_hours"] > 0
+        assert Path(row["checkpoint"]).is_file()
+        assert row["status"] == ("COMPLETED" if row["epochs"] == EPOCHS else "PRUNED")
+    assert {"COMPLETED", "PRUNED"} == {row["status"] for row in ranked}  # or ASHA was not tried
+
+
+def test_a_trial_that_fails_is_a_row_with_its_reason(undisturbed: tuple[Path, dict[str, Any]]) -> None:
+    _, board = undisturbed
+    failed = board["rows"][-1]
+    assert (failed["trial_id"], failed["status"], failed["rank"]) == ("0001", "FAILED", None)
+    assert failed["reason"].startswith("ConfigError: augment.policy: got 'no such policy', want one of none, flip")
+
+
+def test_the_first_trial_is_the_base_config(undisturbed: tuple[Path, dict[str, Any]]) -> None:
+    first = events_of(undisturbed[0])[0]
+    assert first.overrides == {"model.width": 2, "optim.lr": 0.003, "augment.policy": "flip"}
+
+
+def assert_each_epoch_once(home: Path) -> None:
+    """Every trial asked once, ended once, and all its epochs reported once and in order."""
+    events = events_of(home)
+    for kind in ("ask", "end"):
+        assert Counter(event.trial_id for event in events if event.kind == kind) == {
+            f"{number:04d}": 1 for number in range(TRIALS)
+        }
+    for number in range(TRIALS):
+        record = TrialRecord.load(home / f"studies/s/trials/{number:04d}")
+        epochs = [event.epoch for event in events if event.kind == "report" and int(event.trial_id) == number]
+        assert epochs == list(range(1, record.epochs + 1))
+
+
+def test_the_record_tells_each_epoch_once(undisturbed: tuple[Path, dict[str, Any]]) -> None:
+    assert_each_epoch_once(undisturbed[0])
+
+
+def test_the_winner_is_exported_and_measures_the_same(
+    undisturbed: tuple[Path, dict[str, Any]], shards: Path, tmp_path: Path
+) -> None:
+    home, board = undisturbed
+    assert f"trial {board['rows'][0]['trial_id']}" in distseg(home, "export", "s", "--out", tmp_path / "m.ts").stdout
+    measured = distseg_json(home, "evaluate", tmp_path / "m.ts", "--data", shards)
+    best = board["rows"][0]["metrics"]
+    assert measured["samples"] == 4
+    # the file rounds differently from the model; the board's figure is the model's
+    for name in ("dice_mean_per_image", "iou_dataset", "pixel_accuracy"):
+        assert measured["metrics"][name] == pytest.approx(best[name], abs=1e-3)
+
+
+def test_a_trial_is_repeated_by_its_overrides(
+    undisturbed: tuple[Path, dict[str, Any]], shards: Path, tmp_path: Path
+) -> None:
+    """``distseg train`` of the base config and the winner's overrides gives the winner's figures."""
+    from distseg.config import as_assignments
+
+    _, board = undisturbed
+    best = board["rows"][0]
+    base = [f"train.epochs={EPOCHS}", "train.batch_global=4", "train.checkpoint_steps=1"]
+    words = [CONFIGS / "smoke.yaml", *base, *as_assignments(best["overrides"]), "--data", shards, "--local"]
+    assert distseg_json(tmp_path, "train", *words)["metrics"] == best["metrics"]
+
+
+def replayed(folder: Path, shards: Path, events: list[Event]) -> Any:
+    """The scheduler after a study's record was replayed into it, without a Ray."""
+    from distseg.config import load_search
+    from distseg.home import Home
+    from distseg.on_ray.tune import RecordedSearcher, _scheduler
+    from distseg.search.study import open_study
+
+    (folder / "search.yaml").write_text(SEARCH)
+    home = Home(folder / "home")
+    study = open_study(home, folder / "search.yaml", [f"train.epochs={EPOCHS}", "model.width=2"], shards, name="s")
+    study.begin()
+    for event in events:
+        if event.kind == "ask":
+            assert study.announce(event.trial_id, event.overrides or {})
+        else:
+            study.append(event)
+    search, base = load_search(study.folder / "search.yaml")
+    scheduler = _scheduler(search, base.train.epochs, "max")
+    RecordedSearcher(study, lambda event: None).replay(scheduler)
+    return scheduler, study
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_resumed_trial_stands_once_in_each_rung(shards: Path, tmp_path: Path) -> None:
+    """Tune gives a resumed trial a new id; ASHA would take it for another one, which passes the first rung again."""
+    base = {"model.width": 2, "optim.lr": 0.003, "augment.policy": "flip"}
+    events = [Event("ask", "0000", overrides=base), *(Event("report", "0000", epoch=e, score=0.1 * e) for e in (1, 2))]
+    scheduler, _ = replayed(tmp_path, shards, events)
+    resumed = SimpleNamespace(trial_id="new-id-of-tune", config={"trial_id": "0000", "overrides": base})
+    scheduler.on_trial_add(None, resumed)
+    for epoch in (3, 4):
+        scheduler.on_trial_result(None, resumed, {"epoch": epoch, "score": 0.1 * epoch})
+    # rungs at epochs 9, 3 and 1
+    (bracket,) = scheduler._brackets
+    assert [dict(recorded) for _, recorded in bracket._rungs] == [{}, {"0000": pytest.approx(0.3)}, {"0000": 0.1}]
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_trial_that_was_to_stop_when_its_driver_died_is_stopped(shards: Path, tmp_path: Path) -> None:
+    """Its report is on the record and its end is not: an undisturbed study would have pruned it there."""
+    overrides = {"model.width": 2, "optim.lr": 0.003, "augment.policy": "flip"}
+    good = [Event("report", "0000", epoch=epoch, score=0.9) for epoch in range(1, EPOCHS + 1)]
+    events = [
+        Event("ask", "0000", overrides=overrides),
+        *good,
+        Event("end", "0000", score=0.9, status="COMPLETED"),
+        Event("ask", "0001", overrides=overrides),
+        Event("report", "0001", epoch=1, score=0.1),
+    ]
+    _, study = replayed(tmp_path, shards, events)
+    assert study.events[-1] == Event("end", "0001", score=0.1, status="PRUNED")
+    assert TrialRecord.load(study.trial_folder("0001")).status is Status.PRUNED
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_study_killed_twice_ends_as_one_left_alone(
+    undisturbed: tuple[Path, dict[str, Any]], shards: Path, tmp_path: Path
+) -> None:
+    """The driver is killed in the middle of its first trial, and again in one that TPE suggested."""
+    home, words = tmp_path / "home", tune_words(tmp_path, shards)
+    epochs_before: dict[str, int] = {}
+    for trial, resume in (("0000", []), ("0004", ["--resume"])):
+        process = start(home, [*DISTSEG, *words, *resume])
+        try:
+            wait_for(lambda trial=trial: (trial, 1) in [(e.trial_id, e.epoch) for e in events_of(home)], process)
+        finally:
+            kill(process)
+        folder = home / "studies/s/trials" / trial
+        epochs_before |= {trial: len(read_json_lines(folder / "epochs.jsonl"))}
+    board = distseg_json(home, *words, "--resume")
+    for trial, epochs in epochs_before.items():
+        assert TrialRecord.load(home / "studies/s/trials" / trial).epochs >= epochs >= 1
+    assert_each_epoch_once(home)
+    assert story(board) == story(undisturbed[1])
+    seen = Counter(event.trial_id for event in events_of(home) if event.kind == "report")
+    assert seen == Counter(event.trial_id for event in events_of(undisturbed[0]) if event.kind == "report")
+
+
+def test_ctrl_c_leaves_a_study_that_can_go_on(shards: Path, tmp_path: Path) -> None:
+    home, words = tmp_path / "home", tune_words(tmp_path, shards)
+    process = start(home, [*DISTSEG, *words, "--trials", "1"])
+    try:
+        wait_for(lambda: [event for event in events_of(home) if event.kind == "report"], process)
+        os.kill(process.pid, signal.SIGINT)
+        assert process.wait(timeout=60) == 130
+    finally:
+        kill(process)
+    record = TrialRecord.load(home / "studies/s/trials/0000")
+    assert record.status is Status.INTERRUPTED
+    assert [event for event in events_of(home) if event.kind == "end"] == []
+
+
+def test_two_workers_a_trial(shards: Path, tmp_path: Path) -> None:
+    """Each trial drives a nested trainer; on two CPUs its two workers take all that there is."""
+    words = [CONFIGS / "search/smoke.yaml", "model.width=2", "train.epochs=2", "train.batch_global=4"]
+    options = ["--data", shards, "--study", "s", "--trials", "1", "--workers-per-trial", "2"]
+    override = "study.resources.cpus_per_worker=0.5" if (os.cpu_count() or 1) < 2 else "seed=0"
+    (row,) = distseg_json(tmp_path, "tune", *words, override, *options)["rows"]
+    assert (row["status"], row["rank"], row["epochs"]) == ("COMPLETED", 1, 2)
+    assert TrialRecord.load(tmp_path / "studies/s/trials/0000").world_size == 2
+    assert [(e.kind, e.epoch) for e in events_of(tmp_path)] == [
+        ("ask", None),
+        ("report", 1),
+        ("report", 2),
+        ("end", None),
+    ]
+
+
+def test_more_workers_than_there_are_cpus(shards: Path, tmp_path: Path) -> None:
+    words = [CONFIGS / "search/smoke.yaml", "--data", shards, "--study", "s", "--workers-per-trial", "999"]
+    done = distseg(tmp_path / "home", "tune", *words, code=2)
+    assert done.stdout == ""
+    assert done.stderr.startswith("distseg: error: resources: one trial needs 999 workers x 1 CPU, the cluster has ")
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "home").exists()
