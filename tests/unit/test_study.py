@@ -87,7 +87,7 @@ def test_what_is_refused_writes_nothing(
 
 
 def test_shards_that_are_not_there(home: Home, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no manifest.json"):
+    with pytest.raises(DataError, match=r"manifest.json: cannot be read"):
         opened(home, tmp_path)
     assert not home.root.exists()
 

@@ -21,6 +21,7 @@ from ray.tune.search.optuna import OptunaSearch
 
 from distseg import checkpoint, config, records
 from distseg.config import SearchConfig
+from distseg.data.cache import ShardCache
 from distseg.on_ray.session import concurrent_trials
 from distseg.on_ray.train import fit
 from distseg.records import Status, TrialRecord
@@ -39,11 +40,12 @@ _NO_CONTROLLER: Any = None  # schedulers that replay needs do not look at it
 OnEvent = Callable[[Event], None]
 
 
-def search(study: Study, on_event: OnEvent) -> None:
+def search(study: Study, on_event: OnEvent, cache: ShardCache | None = None) -> None:
     """Runs a study to the end of its budget, replaying first what its record holds.
 
-    ``on_event`` is called in the driver for every trial that starts, reports or ends. Raises ClusterError before
-    anything starts when one trial can never fit, KeyboardInterrupt when a Ctrl-C left trials that can go on.
+    ``on_event`` is called in the driver for every trial that starts, reports or ends; ``cache`` takes copies of shards
+    behind a URL, on each node. Raises ClusterError before anything starts when one trial can never fit,
+    KeyboardInterrupt when a Ctrl-C left trials that can go on.
     """
     _quieten()
     resources = study.search.resources
@@ -56,7 +58,7 @@ def search(study: Study, on_event: OnEvent) -> None:
     held = _DRIVER_HOLDS
     if not nested:
         held = {"CPU": resources.cpus_per_worker, "GPU": resources.gpus_per_worker}
-    trainable = tune.with_parameters(train_trial, study=_trial_setting(study))
+    trainable = tune.with_parameters(train_trial, study=_trial_setting(study, cache))
     tuner = tune.Tuner(
         tune.with_resources(trainable, held),
         tune_config=tune.TuneConfig(
@@ -88,13 +90,14 @@ def _quieten() -> None:
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)  # TPESampler(group=...)
 
 
-def _trial_setting(study: Study) -> dict[str, Any]:
+def _trial_setting(study: Study, cache: ShardCache | None) -> dict[str, Any]:
     """What every trial of a study shares, as plain values."""
     return {
         "name": study.info.name,
         "folder": study.folder,
         "base": study.base,
         "data": study.info.data,
+        "cache": cache,
         "resources": study.search.resources,
     }
 
@@ -104,6 +107,7 @@ def train_trial(trial: dict[str, Any], study: dict[str, Any]) -> None:
     spec = RunSpec(
         config=config.with_overrides(study["base"], trial["overrides"], f"trial {trial['trial_id']}"),
         data=study["data"],
+        cache=study["cache"],
         folder=study["folder"] / "trials" / trial["trial_id"],
         trial_id=trial["trial_id"],
         study=study["name"],

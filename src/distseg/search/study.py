@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from distseg import __version__, atomic, config
 from distseg.config import RunConfig, SearchConfig
+from distseg.data.cache import ShardCache
 from distseg.data.manifest import ShardFolder
 from distseg.errors import ConfigError, HomeError
 from distseg.home import Home, unique_name
@@ -164,7 +165,7 @@ def open_study(
     home: Home,
     search_file: Path,
     overrides: Sequence[str],
-    data: Path,
+    data: Path | str,
     *,
     name: str | None = None,
     resume: bool = False,
@@ -172,6 +173,8 @@ def open_study(
     workers_per_trial: int | None = None,
 ) -> Study:
     """A new study, or with ``resume`` an existing one, checked as a whole before anything is written.
+
+    ``data``: folder of shards, or its URL.
 
     ConfigError, DataError or HomeError when the config, the shards or the name are not right.
     """
@@ -181,7 +184,8 @@ def open_study(
     if workers_per_trial is not None:
         assignments.append(f"study.resources.workers_per_trial={workers_per_trial}")
     search, base = config.load_search(search_file, assignments)
-    manifest = ShardFolder.open(data).manifest
+    shards = ShardFolder.open(data, ShardCache.of(home))
+    manifest = shards.manifest
     if resume:
         if name is None:
             raise HomeError("--resume: which study? give its name with --study NAME")
@@ -192,7 +196,7 @@ def open_study(
         mode=base.eval.mode,
         base=Path(search.base).stem,
         trials_planned=search.budget.trials,
-        data=str(data.resolve()),
+        data=str(shards.root),
         data_digest=manifest.data_digest,
         split_digest=manifest.split_digest_of(base.data.fold),
         created_at=now(),

@@ -73,7 +73,7 @@ def run(spec: RunSpec, worker: Worker) -> TrialRecord:
 def _run(spec: RunSpec, worker: Worker, begin: Callable[[TrainState, TrialRecord], None]) -> TrialRecord:
     cfg = spec.config
     torch.set_num_threads(cfg.train.threads)
-    shards = ShardFolder.open(spec.data)
+    shards = ShardFolder.open(spec.data, spec.cache)
     manifest = shards.manifest
     task = BinaryTask(cfg.loss)
     _check_metric(cfg, manifest)
