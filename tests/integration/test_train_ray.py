@@ -56,7 +56,7 @@ def test_more_workers_than_there_are_cpus() -> None:
     from distseg.on_ray.session import check_workers
 
     check_workers(2, 1, 0)
-    with pytest.raises(ClusterError, match=r"^--workers: got 3, which need 3 CPU, the cluster has 2; want at most 2"):
+    with pytest.raises(ClusterError, match=r"^--workers: got 3 of 1 CPU and 0 GPU each, .*room for 2; want at most 2"):
         check_workers(3, 1, 0)
 
 

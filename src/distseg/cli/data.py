@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="Raw data to shards, and what is in them.")
 
-LayoutOption = Annotated[str, typer.Option(help="How the raw data lies in its folder: carvana.", show_default=False)]
+LayoutOption = Annotated[
+    str, typer.Option(help="How the raw data lies in its folder: carvana, folders or coco.", show_default=False)
+]
 ShardsArgument = Annotated[
     str, typer.Argument(metavar="SHARDS", help="Folder that 'distseg data pack' made, or its URL.")
 ]

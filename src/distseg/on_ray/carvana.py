@@ -102,11 +102,13 @@ def _packed(job: SearchJob, raw: Corpus, write: Write) -> Path:
 
 
 def _fingerprint(folder: Path, raw: Corpus) -> str:
-    """Short digest of the photographs' names, sizes and times of change."""
+    """Short digest of the names, sizes and times of change of the photographs and of all masks."""
+    images = {sample.image for sample in raw.samples}
+    masks = {folder / "train_masks.csv", *(folder / "train_masks").glob("*")}
     digest = hashlib.sha256(str(folder.resolve()).encode())
-    for sample in raw.samples:
-        stat = sample.image.stat()
-        digest.update(f"{sample.key} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+    for path in sorted(path for path in images | masks if path.is_file()):
+        stat = path.stat()
+        digest.update(f"{path.name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:8]
 
 

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import optuna
+import torch
 from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
@@ -115,7 +116,7 @@ def train_trial(trial: dict[str, Any], study: dict[str, Any]) -> None:
     )
     resources = study["resources"]
     if resources.workers_per_trial == 1:
-        run(spec, TrialWorker())
+        run(spec, TrialWorker(gpu=resources.gpus_per_worker > 0))
         return
     fit(
         spec,
@@ -133,8 +134,9 @@ class TrialWorker:
     rank = 0
     world_size = 1
 
-    def __init__(self) -> None:
-        self.device = default_device(0)  # Ray shows a process only its own GPUs
+    def __init__(self, gpu: bool) -> None:
+        """``gpu``: the trial holds one. Ray shows it to a process that does, and hides none from one that does not."""
+        self.device = default_device(0) if gpu else torch.device("cpu")
 
     def report(self, epoch: dict[str, Any]) -> None:
         tune.report({"epoch": epoch["epoch"], _SCORE: epoch["score"]})
@@ -217,6 +219,12 @@ class RecordedSearcher(Searcher):
 
     def close(self) -> bool:
         """Marks what is still running as interrupted, to be resumed; False when nothing was."""
+        for event in self._study.events:  # a stopped nested worker may have written its record once more
+            if event.kind == "end":
+                folder = self._study.trial_folder(event.trial_id)
+                record = TrialRecord.load(folder)
+                if record.status != event.status:
+                    record.model_copy(update={"status": Status(event.status)}).save(folder)
         for name in self._names.values():
             folder = self._study.trial_folder(name)
             record = TrialRecord.load(folder)

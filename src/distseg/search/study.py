@@ -27,6 +27,7 @@ from distseg.records import (
     now,
     read_json_lines,
 )
+from distseg.tasks.check import check_task
 
 EVENTS_FILE = "events.jsonl"
 SEARCH_FILE = "search.yaml"
@@ -57,17 +58,20 @@ class Study:
         self.search = search
         self.base = base
         self.events = [Event(**row) for row in read_json_lines(folder / EVENTS_FILE)]
+        self._new = False
 
     @classmethod
     def create(cls, folder: Path, info: StudyInfo, search: SearchConfig, base: RunConfig) -> "Study":
         """A new study, not written yet (see ``begin``); HomeError when the name is taken."""
         if folder.exists():
             raise _taken(folder)
-        return cls(folder, info, search, base)
+        study = cls(folder, info, search, base)
+        study._new = True
+        return study
 
     def begin(self) -> None:
-        """Writes the folder of a new study; HomeError when somebody took the name meanwhile."""
-        if (self.folder / STUDY_FILE).exists():
+        """Writes the folder of a new study; HomeError when somebody took the name meanwhile. One resumed has its own."""
+        if not self._new:
             return
         try:
             self.folder.mkdir(parents=True)
@@ -77,6 +81,7 @@ class Study:
         atomic.write_text(self.folder / SEARCH_FILE, config.dump(here))
         atomic.write_text(self.folder / CONFIG_FILE, config.dump(self.base))
         atomic.write_text(self.folder / STUDY_FILE, self.info.model_dump_json(indent=1) + "\n")
+        self._new = False
 
     @classmethod
     def resume(cls, folder: Path, search: SearchConfig, base: RunConfig, data_digest: str) -> "Study":
@@ -186,6 +191,7 @@ def open_study(
     search, base = config.load_search(search_file, assignments)
     shards = ShardFolder.open(data, ShardCache.of(home))
     manifest = shards.manifest
+    check_task(base.task, manifest)
     if resume:
         if name is None:
             raise HomeError("--resume: which study? give its name with --study NAME")

@@ -24,6 +24,7 @@ from distseg.metrics import metrics_of
 from distseg.models.build import build_model
 from distseg.records import Score, Status, TrialRecord
 from distseg.tasks.binary import BinaryTask
+from distseg.tasks.check import check_task
 from distseg.tasks.predictor import Predictor
 from distseg.tasks.scoring import measure
 from distseg.train.precision import autocast, resolve_precision
@@ -75,6 +76,7 @@ def _run(spec: RunSpec, worker: Worker, begin: Callable[[TrainState, TrialRecord
     torch.set_num_threads(cfg.train.threads)
     shards = ShardFolder.open(spec.data, spec.cache)
     manifest = shards.manifest
+    check_task(cfg.task, manifest)
     task = BinaryTask(cfg.loss)
     _check_metric(cfg, manifest)
 
