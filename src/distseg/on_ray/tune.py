@@ -220,7 +220,7 @@ class RecordedSearcher(Searcher):
     def close(self) -> bool:
         """Marks what is still running as interrupted, to be resumed; False when nothing was."""
         for event in self._study.events:  # a stopped nested worker may have written its record once more
-            if event.kind == "end":
+            if event.kind == "end" and event.status is not None:
                 folder = self._study.trial_folder(event.trial_id)
                 record = TrialRecord.load(folder)
                 if record.status != event.status:

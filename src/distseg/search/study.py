@@ -70,7 +70,7 @@ class Study:
         return study
 
     def begin(self) -> None:
-        """Writes the folder of a new study; HomeError when somebody took the name meanwhile. One resumed has its own."""
+        """Writes the folder of a new study; HomeError when somebody took the name meanwhile. A resumed one has it."""
         if not self._new:
             return
         try:
