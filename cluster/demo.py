@@ -18,6 +18,8 @@ from types import FrameType
 
 from local import running
 
+from distseg.data.layouts import read_corpus
+from distseg.errors import DistsegError
 from distseg.home import Home, unique_name
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -40,7 +42,8 @@ def call(*command: object, environment: Mapping[str, str]) -> None:
 
 def demo(raw: Path | None, home: Home) -> None:
     """Runs every step; CalledProcessError from the first that fails."""
-    environment = {**os.environ, "DISTSEG_HOME": str(home.root)}
+    # unbuffered: into a file or a pipe, too, the job's lines come while it runs
+    environment = {**os.environ, "DISTSEG_HOME": str(home.root), "PYTHONUNBUFFERED": "1"}
     if raw is None:
         raw = home.root / "demo" / "carvana"
         if raw.exists():
@@ -50,6 +53,7 @@ def demo(raw: Path | None, home: Home) -> None:
             size = ("--groups", 12, "--views", 16, "--size", "512x512")
             call("distseg", "data", "synth", "--layout", "carvana", "--out", raw, *size, environment=environment)
 
+    read_corpus("carvana", raw)  # says what is wrong with it before anything starts
     study = unique_name("demo")
     heading("Starting a Ray of its own")
     with running() as ray:
@@ -79,12 +83,16 @@ def main() -> int:
     raw = parser.parse_args().raw
     if raw is not None and not raw.is_dir():
         parser.error(f"--raw {raw}: no such folder; want one with train/ and train_masks/")
-    signal.signal(signal.SIGTERM, _leave)  # so that the Ray is stopped then, too
+    for number in (signal.SIGTERM, signal.SIGHUP):  # so that the Ray is stopped then, too
+        signal.signal(number, _leave)
     try:
         demo(raw and raw.resolve(), Home.from_environment(os.environ.get("DISTSEG_HOME") or str(REPOSITORY / "out")))
     except subprocess.CalledProcessError as error:
         print(f"demo: '{Path(error.cmd[0]).name}' failed with exit code {error.returncode}", file=sys.stderr)
         return error.returncode if error.returncode > 0 else 1
+    except DistsegError as error:
+        print(f"demo: error: {error}", file=sys.stderr)
+        return error.exit_code
     except RuntimeError as error:
         print(f"demo: {error}", file=sys.stderr)
         return 1

@@ -3,7 +3,7 @@
 ::
 
     eval "$(python cluster/local.py start)"    # exports the addresses and the token's path
-    ray job submit --working-dir . -- python jobs/train.py ...
+    ray job submit --working-dir . -- python jobs/tune_carvana.py ...
     python cluster/local.py stop "$DISTSEG_LOCAL_RAY_DIR"
 
 ``ray stop`` would end every Ray of the machine. Here each process of one Ray inherits a mark in its environment, and
@@ -124,7 +124,12 @@ def running() -> Iterator[LocalRay]:
     try:
         yield ray
     finally:
+        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        # a second Ctrl-C would leave the rest of it running
+        handlers = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
         stop(ray.folder)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def _marked(folder: Path) -> set[int]:

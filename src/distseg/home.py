@@ -9,24 +9,37 @@ from pathlib import Path
 from distseg.errors import HomeError
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,120}")
+_SHARD_CACHE_BYTES = 50 * 2**30
 
 
 class Home:
     """The folders below one home.
 
     ``runs/RUN`` and ``studies/STUDY/trials/ID`` hold the files of one training run each.
+    ``shard_cache``: where a node keeps copies of remote shards, of ``shard_cache_bytes`` at most; by default
+    ``cache/shards``, 50 GiB. On a cluster, rather a folder of each node's own disk.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(
+        self, root: Path, shard_cache: Path | None = None, shard_cache_bytes: int = _SHARD_CACHE_BYTES
+    ) -> None:
         self.root = root.expanduser().resolve()
+        self.shard_cache = shard_cache.expanduser().resolve() if shard_cache else self.root / "cache" / "shards"
+        self.shard_cache_bytes = shard_cache_bytes
 
     @classmethod
     def from_environment(cls, override: str | None = None) -> "Home":
         """The folder given, else ``DISTSEG_HOME``, else ``~/.distseg``. Called at the command line only.
 
-        HomeError when it is a file, or stands below one.
+        ``DISTSEG_SHARD_CACHE`` and ``DISTSEG_SHARD_CACHE_BYTES`` change the cache; HomeError when the latter is no
+        number of bytes, and when the home is a file or stands below one.
         """
-        home = cls(Path(override or os.environ.get("DISTSEG_HOME") or "~/.distseg"))
+        cache = os.environ.get("DISTSEG_SHARD_CACHE")
+        limit = os.environ.get("DISTSEG_SHARD_CACHE_BYTES") or str(_SHARD_CACHE_BYTES)
+        if not limit.isdecimal():
+            raise HomeError(f"DISTSEG_SHARD_CACHE_BYTES: got '{limit}', want a whole number of bytes")
+        root = Path(override or os.environ.get("DISTSEG_HOME") or "~/.distseg")
+        home = cls(root, Path(cache) if cache else None, int(limit))
         for folder in (home.root, *home.root.parents):
             if folder.is_file():
                 raise HomeError(f"home {home.root}: {folder} is a file; set DISTSEG_HOME or --home to a folder")

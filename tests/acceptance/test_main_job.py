@@ -63,4 +63,4 @@ def test_real_cars_never_seen_before(tmp_path: Path) -> None:
     # on cars that it never saw: no car of the submission stands on the training side
     manifest = json.loads(next((tmp_path / "shards").glob("*/manifest.json")).read_text())
     cars = {line.split("_")[0] for line in (folder / "submission.csv").read_text().splitlines()[1:]}
-    assert {manifest["groups"][car]["split"] for car in cars} == {"val"}
+    assert {split for car in cars for split in manifest["groups"][car]["samples"]} == {"val"}

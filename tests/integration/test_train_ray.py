@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import CONFIGS, distseg, distseg_json
+import torch
+from commands import CONFIGS, distseg_json
 
 from distseg import checkpoint, config
 from distseg.config import with_overrides
-from distseg.errors import ConfigError, HomeError, TrainingError
+from distseg.errors import ClusterError, ConfigError, HomeError, TrainingError
 from distseg.records import Status, TrialRecord, read_json_lines
+from distseg.train.loop import run
 from distseg.train.run_folder import RunSpec
+from distseg.train.worker import LocalWorker
 
 pytestmark = [
     pytest.mark.ray,
@@ -40,21 +43,21 @@ def test_two_workers_finish_a_run(shards: Path, tmp_path: Path) -> None:
     assert not list((tmp_path / "cache/ray").iterdir())  # Ray's own notes go with it
 
 
-def test_more_workers_than_there_are_cpus(shards: Path, tmp_path: Path) -> None:
-    words = [CONFIGS / "smoke.yaml", "--data", shards, "--workers", "999"]
-    done = distseg(tmp_path / "home", "train", *words, code=2)
-    assert done.stdout == ""
-    assert done.stderr.startswith("distseg: error: --workers: got 999, which need 999 CPU, the cluster has ")
-    assert done.stderr.count("\n") == 1
-    assert not (tmp_path / "home").exists()
-
-
 @pytest.fixture(scope="module")
 def ray_session() -> Iterator[None]:
     from distseg.on_ray.session import session
 
     with session(cpus=2):
         yield
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_more_workers_than_there_are_cpus() -> None:
+    from distseg.on_ray.session import check_workers
+
+    check_workers(2, 1, 0)
+    with pytest.raises(ClusterError, match=r"^--workers: got 3 of 1 CPU and 0 GPU each, .*room for 2; want at most 2"):
+        check_workers(3, 1, 0)
 
 
 @pytest.mark.usefixtures("ray_session")
@@ -79,7 +82,7 @@ def test_workers_errors_reach_the_caller_as_they_are(shards: Path, tmp_path: Pat
     assert str(failed.reason).startswith("TrainingError: loss is ")
 
     other = replace(spec, folder=tmp_path / "runs/b", trial_id="b")
-    train(other)
+    run(other, LocalWorker(0, 1, torch.device("cpu"), lambda row: None))
     before = (other.folder / "record.json").read_bytes()
     with pytest.raises(HomeError, match=r"last.pt: belongs to another config \(seed: saved 0, now 1\)"):
         train(replace(other, config=with_overrides(TINY, {"seed": 1})))

@@ -246,6 +246,6 @@ def test_more_workers_than_there_are_cpus(shards: Path, tmp_path: Path) -> None:
     words = [CONFIGS / "search/smoke.yaml", "--data", shards, "--study", "s", "--workers-per-trial", "999"]
     done = distseg(tmp_path / "home", "tune", *words, code=2)
     assert done.stdout == ""
-    assert done.stderr.startswith("distseg: error: resources: one trial needs 999 workers x 1 CPU, the cluster has ")
+    assert done.stderr.startswith("distseg: error: a trial needs 999 workers of 1 CPU and 0 GPU each, ")
     assert done.stderr.count("\n") == 1
     assert not (tmp_path / "home").exists()

@@ -75,14 +75,14 @@ def test_other_architectures_follow_their_models(name: str, shards: Path, tmp_pa
     assert manifest.parity.mask_agreement > 0.999
     assert manifest.parity.max_probability_difference < 1e-3
     assert len(manifest.parity.cases) == len(parity.SIZES) * len(parity.BATCHES)
-    assert manifest.metrics == evaluate(tmp_path / "model.ts", shards, "val")["metrics"]
+    assert manifest.metrics == evaluate(tmp_path / "model.ts", ShardFolder.open(shards), "val")["metrics"]
 
 
 def test_evaluate_finds_the_metrics_of_the_manifest(exported: Path, shards: Path) -> None:
-    result, manifest = evaluate(exported, shards, "val"), load(exported).manifest
+    result, manifest = evaluate(exported, ShardFolder.open(shards), "val"), load(exported).manifest
     assert result["metrics"] == manifest.metrics
     assert (result["samples"], result["resolution"], result["config"]) == (4, (32, 32), manifest.config)
-    assert evaluate(exported, shards, "train")["samples"] == 8
+    assert evaluate(exported, ShardFolder.open(shards), "train")["samples"] == 8
 
 
 ALONE = """
@@ -135,7 +135,7 @@ def test_samples_of_their_own_sizes(tmp_path: Path) -> None:
     folder = trained(tmp_path / "run", tmp_path / "shards", {"data.input_size": [48, 32], "train.epochs": 1})
     manifest = export(folder, tmp_path / "model.ts")
     assert (manifest.input_size, manifest.resolution) == ((48, 32), None)
-    assert evaluate(tmp_path / "model.ts", tmp_path / "shards", "val")["metrics"] == manifest.metrics
+    assert evaluate(tmp_path / "model.ts", ShardFolder.open(tmp_path / "shards"), "val")["metrics"] == manifest.metrics
 
 
 # Files that are not what they should be
@@ -218,9 +218,9 @@ def test_other_classes_are_not_measured(exported: Path, shards: Path, tmp_path: 
     loaded = load(exported)
     save(loaded.module, loaded.manifest.model_copy(update={"classes": ("sky", "road")}), tmp_path / "other.ts")
     with pytest.raises(InputError, match=r"has classes sky, road, .* has background, car"):
-        evaluate(tmp_path / "other.ts", shards, "val")
+        evaluate(tmp_path / "other.ts", ShardFolder.open(shards), "val")
     with pytest.raises(DataError, match=r"no sample in split 'test'"):
-        evaluate(exported, shards, "test")
+        evaluate(exported, ShardFolder.open(shards), "test")
 
 
 # Exports that fail

@@ -26,7 +26,7 @@ ALL = BASE | CORE | {"train", "search", "export", "predict", "leaderboard", "que
 RULES: dict[str, tuple[set[str], set[str]]] = {
     **dict.fromkeys(BASE, (BASE, BASE_LIBRARIES)),
     **dict.fromkeys(CORE, (BASE | CORE, CORE_LIBRARIES)),
-    "data": (BASE | CORE - {"models"}, CORE_LIBRARIES),
+    "data": (BASE | CORE - {"models"}, CORE_LIBRARIES | {"aiohttp"}),
     "models": (BASE | CORE - {"data"}, CORE_LIBRARIES),
     "scores": (BASE, BASE_LIBRARIES | {"numpy"}),  # numbers from counts: no network, no torch
     "train": (BASE | CORE, CORE_LIBRARIES | {"pynvml", "tensorboard"}),

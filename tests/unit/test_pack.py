@@ -11,14 +11,17 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
+from pycocotools import mask as coco
 
 from distseg.data import pack as pack_module
 from distseg.data.codec import decode_image, decode_mask
 from distseg.data.info import class_counts_csv, info
+from distseg.data.instances import instance_mask
 from distseg.data.layouts import carvana
-from distseg.data.layouts.base import Corpus, Labels, RawSample
+from distseg.data.layouts.base import Corpus, Instance, Labels, RawSample
 from distseg.data.manifest import Manifest, SampleEntry, Shard, ShardFolder, index_path
 from distseg.data.pack import pack
+from distseg.data.stream import open_named_split, open_split
 from distseg.data.verify import verify
 from distseg.errors import DataError
 
@@ -97,7 +100,7 @@ def test_manifest_tells_what_is_stored(raw: Path, tmp_path: Path) -> None:
     assert manifest.class_pixels == {"background": 24 * 120, "car": 24 * 72}
     for shard, entry in all_entries(folder):
         place = manifest.groups[entry.group]
-        assert (shard.split, entry.fold) == (place.split, place.fold)
+        assert (shard.split, entry.fold) == (*place.samples, place.fold)
         assert (entry.size, entry.original_size) == ((16, 12), SIZE)
         assert entry.source == f"{entry.key}.jpg"
         assert decode_image(stored(folder, shard, entry, "jpg")).shape == (12, 16, 3)
@@ -116,6 +119,8 @@ def test_manifest_tells_what_is_stored(raw: Path, tmp_path: Path) -> None:
         "class_pixels": [2880, 1728],
         "data_digest": manifest.data_digest,
         "split_digest": manifest.split_digest,
+        "split_leaky": False,
+        "vanished_instances": 0,
         "bad": [],
     }
     assert class_counts_csv(folder) == "class,pixels,fraction\nbackground,2880,0.625000\ncar,1728,0.375000\n"
@@ -230,6 +235,179 @@ def corpus_of(raw: Path, label: int, key: str = "k") -> Corpus:
     image = raw / "train" / "car0_01.jpg"
     samples = [RawSample(f"{key}{number}", f"g{number}", image, Constant(label)) for number in range(2)]
     return Corpus("test", "multiclass", ("a", "b", "c"), 255, samples)
+
+
+def test_two_classes_with_an_ignore_label_keep_it(raw: Path, tmp_path: Path) -> None:
+    corpus = replace(corpus_of(raw, 255), classes=("a", "b"), task="binary")
+    pack(corpus, tmp_path / "out", size=None, mask_encoding="fastest")
+    folder = ShardFolder.open(tmp_path / "out")
+    assert folder.manifest.mask_encoding == "png"
+    for shard, entry in all_entries(folder):
+        mask = decode_mask(stored(folder, shard, entry, "png"), "png", folder.manifest.levels)
+        assert np.unique(mask).tolist() == [0, 255]
+    assert verify(folder) == []
+
+
+def test_the_fastest_encoding_is_measured_and_recorded(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed: list[Labels] = []
+
+    def bits(masks: list[Labels]) -> str:
+        timed.extend(masks)
+        return "bits"
+
+    monkeypatch.setattr(pack_module, "fastest_encoding", bits)
+    manifest = pack_small(raw, tmp_path / "out", mask_encoding="fastest", size=(16, 12))
+    assert manifest.mask_encoding == "bits"
+    assert len(timed) == 12  # every second of 24
+    assert timed[0].shape == (12, 16)
+    assert verify(ShardFolder.open(tmp_path / "out")) == []
+
+
+class Stripes:
+    """Class `rare` in the top row, the others nowhere but for background."""
+
+    def __init__(self, rare: int) -> None:
+        self.rare = rare
+
+    def read(self) -> Labels:
+        labels = np.zeros((HEIGHT, WIDTH), np.uint8)
+        labels[0] = self.rare
+        return labels
+
+
+def streets(raw: Path, rare: dict[int, int]) -> Corpus:
+    """Twenty sequences of one frame; those named in `rare` show that class."""
+    image = raw / "train" / "car0_01.jpg"
+    samples = [RawSample(f"k{n:02d}", f"g{n:02d}", image, Stripes(rare.get(n, 0))) for n in range(20)]
+    return Corpus("test", "multiclass", ("road", "sign", "bike"), None, samples)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_rare_classes_stand_on_both_sides(raw: Path, tmp_path: Path, seed: int) -> None:
+    corpus = streets(raw, {3: 1, 11: 1, 4: 2, 17: 2})
+    manifest = pack(corpus, tmp_path / "out", size=None, val_fraction=0.5, seed=seed, folds=2)
+    assert manifest.samples == {"train": 10, "val": 10, "test": 0}
+    for groups in (("g03", "g11"), ("g04", "g17")):
+        assert {split for group in groups for split in manifest.groups[group].samples} == {"train", "val"}
+        assert {manifest.groups[group].fold for group in groups} == {0, 1}
+
+
+def test_progress_counts_a_sample_twice_when_classes_are_counted_first(raw: Path, tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    pack(streets(raw, {}), tmp_path / "out", size=None, progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(done, 40) for done in range(1, 41)]
+
+
+def test_folds_of_a_shard_are_counted(raw: Path, tmp_path: Path) -> None:
+    manifest = pack_small(raw, tmp_path / "out", folds=3, test_fraction=0.2)
+    folder = ShardFolder.open(tmp_path / "out")
+    for shard in manifest.shards:
+        folds = Counter(entry.fold for entry in folder.entries(shard))
+        assert shard.fold_samples == tuple(folds[fold] for fold in range(3))
+    for fold in range(3):
+        sides = [open_split(folder, training=training, fold=fold) for training in (True, False)]
+        keys = [[reader.place(number)[1].key for number in range(len(reader))] for reader in sides]
+        assert len(keys[0]) + len(keys[1]) == 20  # 24 less a car of 4 for testing
+        assert not set(keys[0]) & set(keys[1])
+        assert {reader.place(0)[1].fold == fold for reader in sides} == {True, False}
+
+
+def with_given_split(corpus: Corpus, places: dict[str, str]) -> Corpus:
+    """The split of each view's number."""
+    return replace(corpus, samples=[replace(sample, given_split=places[sample.key[-1]]) for sample in corpus.samples])
+
+
+def test_a_given_split_is_kept_and_said_to_be_leaky(raw: Path, tmp_path: Path) -> None:
+    leaky = with_given_split(carvana.read(raw), {"1": "train", "2": "train", "3": "val", "4": "test"})
+    manifest = pack(leaky, tmp_path / "leaky", size=None, given_split=True, folds=2)
+    assert manifest.split_leaky
+    assert manifest.samples == {"train": 12, "val": 6, "test": 6}
+    folder = ShardFolder.open(tmp_path / "leaky")
+    for shard, entry in all_entries(folder):
+        assert shard.split == {"1": "train", "2": "train", "3": "val", "4": "test"}[entry.key[-1]]
+        assert entry.fold == (None if shard.split == "test" else manifest.groups[entry.group].fold)
+    assert manifest.groups["car0"].samples == {"train": 2, "val": 1, "test": 1}
+    assert verify(folder) == []
+    sound = carvana.read(raw)
+    sound = replace(
+        sound, samples=[replace(s, given_split="val" if s.group == "car2" else "train") for s in sound.samples]
+    )
+    manifest = pack(sound, tmp_path / "sound", size=None, given_split=True)
+    assert not manifest.split_leaky
+    assert manifest.samples == {"train": 20, "val": 4, "test": 0}
+
+
+def test_a_given_split_must_name_every_sample(raw: Path, tmp_path: Path) -> None:
+    corpus = carvana.read(raw)
+    with pytest.raises(DataError, match="24 of 24 samples are in no split of layout carvana, first 'car0_01'"):
+        pack(corpus, tmp_path / "out", size=None, given_split=True)
+
+
+class Objects:
+    """A crowd of class 1 in a box of 8x4 pixels, a single pixel of class 0, and what else is given."""
+
+    def __init__(self, *more: Instance) -> None:
+        self.more = more
+
+    def read(self) -> tuple[Instance, ...]:
+        box, dot = np.zeros((2, HEIGHT, WIDTH), np.uint8)
+        box[4:8, 8:16] = 1
+        dot[1, 2] = 1
+        return Instance(1, run_lengths(box), True), Instance(0, run_lengths(dot), False), *self.more
+
+
+def run_lengths(mask: Labels) -> str:
+    return coco.encode(np.asfortranarray(mask))["counts"].decode()
+
+
+def scenes(raw: Path, *more: Instance) -> Corpus:
+    sources = [Objects(*more), *([Objects()] * 3)]
+    samples = [
+        RawSample(f"k{n}", f"g{n}", raw / "train" / f"car{n}_01.jpg", instances=source)
+        for n, source in enumerate(sources)
+    ]
+    return Corpus("test", "instance", ("nut", "bolt"), None, samples)
+
+
+def test_objects_are_stored_as_run_lengths(raw: Path, tmp_path: Path) -> None:
+    manifest = pack(scenes(raw), tmp_path / "out", size=None, val_fraction=0.25)
+    assert (manifest.task, manifest.mask_encoding, manifest.vanished_instances) == ("instance", "json", 0)
+    assert manifest.class_pixels == {"nut": 4 * 1, "bolt": 4 * 32}
+    folder = ShardFolder.open(tmp_path / "out")
+    assert verify(folder) == []
+    shard, entry = all_entries(folder)[0]
+    tree = json.loads(stored(folder, shard, entry, "json"))
+    assert tree["size"] == [HEIGHT, WIDTH]
+    assert [(row["label"], row["crowd"]) for row in tree["instances"]] == [(1, True), (0, False)]
+    reader = open_named_split(folder, "train")
+    assert reader.read(0).instances == Objects().read()
+
+
+def test_objects_shrink_with_their_image_and_vanish(raw: Path, tmp_path: Path) -> None:
+    manifest = pack(scenes(raw), tmp_path / "out", size=(16, 12), val_fraction=0.25)
+    assert manifest.vanished_instances == 4  # the dots: no new pixel has its centre there
+    assert manifest.class_pixels == {"nut": 0, "bolt": 4 * 8}
+    sample = open_named_split(ShardFolder.open(tmp_path / "out"), "train").read(0)
+    assert sample.instances is not None
+    [box] = sample.instances
+    mask = instance_mask(box, (16, 12))
+    assert np.argwhere(mask).min(axis=0).tolist() == [2, 4]
+    assert int(mask.sum()) == 8
+
+
+@pytest.mark.parametrize(
+    ("instance", "reason"),
+    [
+        (Instance(2, run_lengths(np.ones((HEIGHT, WIDTH), np.uint8)), False), r"object 2: label 2 out of range 0\.\.1"),
+        (Instance(0, run_lengths(np.ones((HEIGHT, 8), np.uint8)), False), "object 2: run lengths do not fill"),
+        (Instance(0, "PPYo0o", False), "object 2: run lengths are no compressed COCO string"),
+    ],
+)
+def test_objects_that_cannot_be_are_refused(raw: Path, tmp_path: Path, instance: Instance, reason: str) -> None:
+    with pytest.raises(DataError, match=f"sample 'k0': {reason}"):
+        pack(scenes(raw, instance), tmp_path / "out", size=None, val_fraction=0.25)
 
 
 def test_labels_out_of_range_are_refused_and_the_ignore_label_is_counted(raw: Path, tmp_path: Path) -> None:

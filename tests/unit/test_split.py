@@ -82,3 +82,46 @@ def test_folds_by_hand() -> None:
 def test_folds_need_a_group_each(folds: int) -> None:
     with pytest.raises(DataError, match="of 3 groups"):
         fold_groups({"a": 1, "b": 1, "c": 1}, folds, seed=0)
+
+
+def share(places: dict, place: object, pixels: dict[str, dict[int, int]], label: int) -> float:
+    whole = sum(counts.get(label, 0) for counts in pixels.values())
+    return sum(counts.get(label, 0) for group, counts in pixels.items() if places[group] == place) / whole
+
+
+def test_equal_groups_meet_their_fractions_when_stratified_too() -> None:
+    sizes = {f"car{number}": 16 for number in range(10)}
+    pixels = {group: {0: 100, 1: 10} for group in sizes}
+    splits = split_groups(sizes, val_fraction=0.2, test_fraction=0.1, seed=0, class_pixels=pixels)
+    # of 160 samples: test 16 (one car), val 32 (two cars), train the other 112 (seven cars)
+    assert [held(sizes, splits, part) for part in ("train", "val", "test")] == [112, 32, 16]
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_rare_class_is_dealt_to_both_sides(seed: int) -> None:
+    sizes = {f"s{number:02d}": 10 for number in range(20)}
+    pixels = {group: {0: 1000} for group in sizes}
+    for group in ("s03", "s07", "s11", "s12", "s19"):
+        pixels[group][1] = 20
+    splits = split_groups(sizes, val_fraction=0.2, test_fraction=0, seed=seed, class_pixels=pixels)
+    # a fifth of five groups with the class is one
+    assert share(splits, "val", pixels, 1) == pytest.approx(0.2)
+    assert held(sizes, splits, "val") == 40
+    folds = fold_groups(sizes, 5, seed, pixels)
+    assert [share(folds, fold, pixels, 1) for fold in range(5)] == pytest.approx([0.2] * 5)
+    assert [held(sizes, folds, fold) for fold in range(5)] == [40] * 5
+
+
+@given(group_sizes, st.integers(0, 99), st.data())
+def test_stratified_parts_are_whole_groups_none_empty_and_depend_on_values_alone(
+    sizes: dict[str, int], seed: int, data: st.DataObject
+) -> None:
+    counts = st.dictionaries(st.integers(0, 5), st.integers(0, 1000), max_size=4)
+    pixels = {group: data.draw(counts) for group in sizes}
+    arguments: dict = {"val_fraction": 0.3, "test_fraction": 0.2, "seed": seed}
+    splits = split_groups(sizes, class_pixels=pixels, **arguments)
+    assert splits.keys() == sizes.keys()
+    assert set(splits.values()) == {"train", "val", "test"}
+    reordered = dict(sorted(sizes.items(), reverse=True))
+    assert split_groups(reordered, class_pixels=dict(reversed(pixels.items())), **arguments) == splits
+    assert set(fold_groups(sizes, 3, seed, pixels).values()) == {0, 1, 2}

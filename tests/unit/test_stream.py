@@ -312,7 +312,7 @@ def test_a_score_is_the_same_for_any_number_of_ranks(shards: Path, ranks: int) -
     assert score.metrics["pixel_accuracy"] == pytest.approx(np.mean(parts))
     assert (score.samples, score.resolution, bad) == (5, SIZE, [])
     assert {group: row["images"] for group, row in score.groups.items()} == {
-        group: place.samples for group, place in manifest.groups.items() if place.split == "val"
+        group: place.samples["val"] for group, place in manifest.groups.items() if "val" in place.samples
     }
 
 
@@ -521,7 +521,7 @@ def test_training_on_nothing_but_bad_samples_ends_at_once(copy: Path) -> None:
 def test_a_shard_that_is_gone_is_one_clear_line(copy: Path, workers: int) -> None:
     (copy / "train-000001.tar").unlink()
     started = time.monotonic()
-    with pytest.raises(DataError, match=r"train-000001\.tar: cannot be opened") as caught:
+    with pytest.raises(DataError, match=r"train-000001\.tar: cannot be read") as caught:
         list(batch_loader(training(copy), range(3), workers=workers, prefetch=2, pin=False))
     assert time.monotonic() - started < 30
     assert "\n" not in str(caught.value)
@@ -538,7 +538,7 @@ def test_a_manifest_that_is_missing_foreign_or_torn(copy: Path, tmp_path: Path) 
         ("[]", "format version None"),
         (text.replace('"format_version": 1', '"format_version": 2'), "format version 2, want 1"),
         (text.replace('"samples"', '"sample"', 1), "damaged manifest"),
-        ("\ufeff{}", "damaged manifest"),
+        ("\ufeff{}", "format version None"),
     ]:
         path.write_text(content)
         with pytest.raises(DataError, match=message) as caught:
@@ -548,7 +548,7 @@ def test_a_manifest_that_is_missing_foreign_or_torn(copy: Path, tmp_path: Path) 
     with pytest.raises(DataError, match="damaged manifest"):
         ShardFolder.open(copy)
     path.unlink()
-    with pytest.raises(DataError, match=r"no manifest\.json; make shards with 'distseg data pack'"):
+    with pytest.raises(DataError, match=r"manifest\.json: cannot be read .*make shards with 'distseg data pack'"):
         ShardFolder.open(copy)
     for place in (copy / "train-000000.tar", tmp_path / "nowhere"):
         with pytest.raises(DataError, match="manifest"):
@@ -563,14 +563,14 @@ def test_an_index_that_is_missing_short_or_changed_is_refused(copy: Path) -> Non
     for content in ("".join(lines[:-1]), text[:-40], text.replace(group, "somebody", 1), "\x00" * 100):
         path.write_text(content)
         with pytest.raises(DataError, match=r"train-000000\.index\.jsonl: .*pack the data again") as caught:
-            open_split(ShardFolder.open(copy), training=True, fold=None)
+            open_split(ShardFolder.open(copy), training=True, fold=None).place(0)
         assert "\n" not in str(caught.value)
     path.unlink()
     with pytest.raises(DataError, match=r"train-000000\.index\.jsonl: cannot be read"):
-        open_split(ShardFolder.open(copy), training=True, fold=None)
+        open_split(ShardFolder.open(copy), training=True, fold=None).place(0)
 
 
 def test_an_index_that_points_before_its_shard_is_refused(copy: Path) -> None:
     move_member(copy, keys_of(copy, "train")[0], offset=-512)
     with pytest.raises(DataError, match=r"train-000000\.index\.jsonl: cannot be read"):
-        open_split(ShardFolder.open(copy), training=True, fold=None)
+        open_split(ShardFolder.open(copy), training=True, fold=None).place(0)

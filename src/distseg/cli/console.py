@@ -1,19 +1,17 @@
 """Where commands write: results on stdout, progress on stderr; rich on a terminal, plain lines elsewhere."""
 
 import json
-import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from distseg.errors import InputError
+from distseg.data.sizes import parse_size as parse_size
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-_SIDE_MAX = 65_500  # libjpeg's limit for the side of a picture
 _PLAIN_LINE_EVERY_S = 5.0
 
 
@@ -50,18 +48,6 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
     print(title)
     for line in (columns, *cells):
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
-
-
-def parse_size(text: str) -> tuple[int, int] | None:
-    """``512`` or ``480x360`` -> (width, height) in pixels; ``original`` -> None; InputError on anything else."""
-    if text == "original":
-        return None
-    match = re.fullmatch(r"([0-9]{1,6})(?:x([0-9]{1,6}))?", text.lower())
-    if match is not None:
-        width, height = int(match[1]), int(match[2] or match[1])
-        if min(width, height) >= 1 and max(width, height) <= _SIDE_MAX:
-            return width, height
-    raise InputError(f"size '{text}': want N, WxH or 'original' with sides of 1 to {_SIDE_MAX} pixels, such as 480x360")
 
 
 @contextmanager

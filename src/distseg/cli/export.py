@@ -18,6 +18,7 @@ def export(
 
         distseg export first --out model.ts
     """
+    from distseg.data.cache import ShardCache
     from distseg.errors import InputError
     from distseg.export.build import export as export_run
     from distseg.home import Home
@@ -25,7 +26,8 @@ def export(
 
     if out.is_dir():
         raise InputError(f"--out {out}: is a folder; give the path of a file, such as {out / 'model.ts'}")
-    manifest = export_run(trial_folder(Home.from_environment(home).find(name), trial), out)
+    folders = Home.from_environment(home)
+    manifest = export_run(trial_folder(folders.find(name), trial), out, ShardCache.of(folders))
     typer.echo(
         f"{out}: trial {manifest.trial}, {manifest.metric} {manifest.metrics[manifest.metric]:.4f} "
         f"on {manifest.samples} validation images, measured on the file; "

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def train(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file of a run.")],
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="E.g. optim.lr=3e-4.")] = None,
-    data: Annotated[Path, typer.Option(metavar="SHARDS", help="Folder made by 'distseg data pack'.")] = ...,  # type: ignore[assignment]
+    data: Annotated[str, typer.Option(metavar="SHARDS", help="Folder made by 'distseg data pack', or its URL.")] = ...,  # type: ignore[assignment]
     workers: Annotated[int, typer.Option(min=1, help="DDP workers, on Ray Train.")] = 1,
     local: Annotated[bool, typer.Option("--local", help="Without Ray: here, or as one of torchrun's.")] = False,
     resume: Annotated[
@@ -32,6 +32,8 @@ def train(
         distseg train configs/smoke.yaml --data shards --local train.epochs=4
     """
     from distseg.config import load_run
+    from distseg.data.cache import ShardCache
+    from distseg.data.manifest import locate
     from distseg.errors import InputError
     from distseg.home import Home, unique_name
     from distseg.train.run_folder import RunSpec
@@ -41,7 +43,9 @@ def train(
     cfg = load_run(config, overrides or [])
     folders = Home.from_environment(home)
     name = _resumed(folders, resume, config.stem) if resume is not None else unique_name(config.stem)
-    spec = RunSpec(config=cfg, data=str(data.resolve()), folder=folders.run(name), trial_id=name)
+    spec = RunSpec(
+        config=cfg, data=str(locate(data)), folder=folders.run(name), trial_id=name, cache=ShardCache.of(folders)
+    )
     record = _local(spec) if local else _on_ray(spec, workers, folders.root / "cache" / "ray")
     if record is not None:
         _show(name, record, spec, as_json)

@@ -12,7 +12,7 @@ def tune(
         list[str] | None,
         typer.Argument(metavar="[KEY=VALUE]...", help="Of the base config; study.KEY=VALUE of the search file."),
     ] = None,
-    data: Annotated[Path, typer.Option(metavar="SHARDS", help="Folder made by 'distseg data pack'.")] = ...,  # type: ignore[assignment]
+    data: Annotated[str, typer.Option(metavar="SHARDS", help="Folder made by 'distseg data pack', or its URL.")] = ...,  # type: ignore[assignment]
     study: Annotated[str | None, typer.Option(metavar="NAME", help="Default: made from SEARCH and the time.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the study of this name.")] = False,
     trials: Annotated[int | None, typer.Option(min=1, help="Trials in all; default: the file's.")] = None,
@@ -27,11 +27,13 @@ def tune(
         distseg tune configs/search/smoke.yaml --data shards --study first --trials 4
     """
     from distseg.cli.leaderboard import leaderboard
+    from distseg.data.cache import ShardCache
     from distseg.home import Home
     from distseg.search.study import open_study
 
+    folders = Home.from_environment(home)
     opened = open_study(
-        Home.from_environment(home),
+        folders,
         search,
         overrides or [],
         data,
@@ -46,5 +48,5 @@ def tune(
         from distseg.on_ray.tune import search as run_search
         from distseg.search.progress import ProgressLines
 
-        run_search(opened, ProgressLines(opened, lambda line: typer.echo(line, err=True)))
+        run_search(opened, ProgressLines(opened, lambda line: typer.echo(line, err=True)), ShardCache.of(folders))
     leaderboard([opened.info.name], as_json=as_json, home=home)

@@ -23,6 +23,8 @@ def info(folder: ShardFolder) -> dict[str, Any]:
         "class_pixels": [manifest.class_pixels[name] for name in manifest.classes],
         "data_digest": manifest.data_digest,
         "split_digest": manifest.split_digest,
+        "split_leaky": manifest.split_leaky,
+        "vanished_instances": manifest.vanished_instances,
         "bad": [sample.model_dump() for sample in manifest.bad],
     }
 
@@ -30,7 +32,7 @@ def info(folder: ShardFolder) -> dict[str, Any]:
 def class_counts_csv(folder: ShardFolder) -> str:
     """A table ``class,pixels,fraction``: a line for each class and, last, one for ignored pixels if any may be."""
     pixels = folder.manifest.class_pixels
-    total = sum(pixels.values())
+    total = max(1, sum(pixels.values()))  # instance data may have no object at all
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(["class", "pixels", "fraction"])

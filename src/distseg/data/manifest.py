@@ -1,17 +1,21 @@
 """What a folder of shards says of itself: ``manifest.json`` and one ``NAME.index.jsonl`` a shard.
 
 The manifest is written last, so a folder that has one is whole. An index gives every member's place in the tar, so a
-sample is one read, and a CRC of every member, so that a damaged byte is seen where it is used.
+sample is one read, and a CRC of every member, so that a damaged byte is seen where it is used. The folder is a local
+one, or stands behind a URL and is reached through the node's cache.
 """
 
 import hashlib
 import json
+import os
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
+from distseg.data import remote
+from distseg.data.cache import ShardCache
 from distseg.errors import DataError
 from distseg.records import Value
 
@@ -20,8 +24,13 @@ FORMAT_VERSION = 1
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
-MaskEncoding = Literal["png", "bits"]
-"""``png``: PNG, 1 bit deep for two classes, 8 bits otherwise. ``bits``: see data/codec.py."""
+MaskEncoding = Literal["png", "bits", "json"]
+"""The file ending of a sample's labels. ``png``: PNG, 1 bit deep for two classes without an ignore label, 8 bits
+otherwise. ``bits``: see data/codec.py. ``json``: the objects of task instance, see data/instances.py."""
+
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+"""In hexadecimal; a plain file name, which it becomes in a cache."""
 
 
 class Member(Value):
@@ -47,26 +56,29 @@ class SampleEntry(Value):
     original_size: tuple[int, int]
     """(width, height) in pixels of the raw image."""
     members: dict[str, Member]
-    """By file ending: ``jpg`` (image) and ``png`` or ``bits`` (label map)."""
+    """By file ending: ``jpg`` (image) and the mask encoding's (labels)."""
 
 
 class Shard(Value):
     """One tar."""
 
-    name: str
+    name: Annotated[str, Field(pattern=r"^(train|val|test)-[0-9]{6,9}\.tar$")]
+    """A plain name: a manifest cannot make anybody read a file outside its folder."""
     split: Split
     samples: int
+    fold_samples: tuple[int, ...] | None = None
+    """Samples of each fold, where there are folds."""
     bytes: int
-    sha256: str
-    index_sha256: str
+    sha256: Sha256
+    index_sha256: Sha256
 
 
 class GroupPlace(Value):
-    """Where all the samples of one group stand."""
+    """Where the samples of one group stand."""
 
-    split: Split
+    samples: dict[Split, int]
+    """By split: one split, unless the folder's own split was kept and divides the group."""
     fold: int | None
-    samples: int
 
 
 class BadSample(Value):
@@ -90,7 +102,9 @@ class Manifest(Value):
     mask_encoding: MaskEncoding
     shards: tuple[Shard, ...]
     class_pixels: dict[str, int]
-    """Stored pixels per class name, and under ``ignore`` those of the ignore label."""
+    """Stored pixels per class name, and under ``ignore`` those of the ignore label; of task instance, its objects'."""
+    vanished_instances: int = 0
+    """Objects that were too small to have a pixel left at the stored size."""
     groups: dict[str, GroupPlace]
     folds: int | None
     seed: int
@@ -107,59 +121,102 @@ class Manifest(Value):
         """Stored samples per split."""
         return {split: sum(s.samples for s in self.shards if s.split == split) for split in SPLITS}
 
+    @property
+    def levels(self) -> int:
+        """How many labels a stored mask may hold."""
+        return len(self.classes) + (self.ignore_label is not None)
+
     def split_digest_of(self, fold: int | None) -> str:
         """Digest of what is validated on: the manifest's split, or one of its folds."""
         return self.split_digest if fold is None else f"{self.split_digest}-fold{fold}"
 
 
 class ShardFolder:
-    """Shards in a local folder, opened for reading."""
+    """Where shards stand and how to reach them, with their manifest."""
 
-    def __init__(self, root: Path, manifest: Manifest) -> None:
+    def __init__(self, root: Path | str, manifest: Manifest, cache: ShardCache | None = None) -> None:
         self.root = root
+        """Absolute path of a local folder, or a URL."""
         self.manifest = manifest
+        self._cache = cache
 
     @classmethod
-    def open(cls, root: Path | str) -> "ShardFolder":
-        """Reads the manifest; DataError names what is wrong with the folder."""
-        folder = Path(root).resolve()
-        path = folder / MANIFEST_FILE
+    def open(cls, root: Path | str, cache: ShardCache | None = None) -> "ShardFolder":
+        """Reads the manifest in a local folder or behind an fsspec URL; DataError names what is wrong with it.
+
+        ``cache`` takes copies of remote shards; local ones are read where they are, and need none.
+        """
+        where = locate(root)
+        path = f"{where}/{MANIFEST_FILE}"
+        if isinstance(where, Path):
+            cache = None
+            try:
+                data = Path(path).read_bytes()
+            except OSError as error:
+                raise DataError(
+                    f"{path}: cannot be read ({error.strerror}); make shards with 'distseg data pack'"
+                ) from error
+        elif cache is None:
+            raise DataError(f"{where}: a URL, here want a local folder; copy the shards to one")
+        else:
+            data = remote.read(path, cache.retry)
         try:
-            tree = json.loads(path.read_text())
+            tree = json.loads(data)
             version = tree.get("format_version") if isinstance(tree, dict) else None
             if version != FORMAT_VERSION:
                 raise DataError(f"{path}: format version {version}, want {FORMAT_VERSION}; pack the data again")
-            return cls(folder, Manifest.model_validate(tree))
-        except FileNotFoundError as error:
-            raise DataError(f"{folder}: no {MANIFEST_FILE}; make shards with 'distseg data pack'") from error
-        except OSError as error:
-            raise DataError(f"{path}: cannot be read ({error.strerror}); give the folder of the shards") from error
-        except (ValidationError, ValueError) as error:
+            return cls(where, Manifest.model_validate(tree), cache)
+        except ValueError as error:
             raise DataError(f"{path}: damaged manifest ({_first_line(error)}); pack the data again") from error
 
     def shard_path(self, shard: Shard) -> Path:
-        return self.root / shard.name
+        """Of a shard in a local folder."""
+        return Path(self.root) / shard.name
 
-    def check_index(self, shard: Shard) -> None:
-        """DataError when the bytes of a shard's index are not those packed: its CRCs guard no key and no group."""
-        path = index_path(self.root / shard.name)
-        try:
-            same = hashlib.sha256(path.read_bytes()).hexdigest() == shard.index_sha256
-        except OSError as error:
-            raise DataError(f"{path}: cannot be read ({error.strerror}); pack the data again") from error
-        if not same:
-            raise DataError(f"{path}: bytes differ from those packed (sha256); pack the data again")
+    def open_shard(self, shard: Shard) -> int:
+        """A file descriptor of the tar, for the caller to close; DataError when it cannot be had.
+
+        A remote shard is downloaded where the node has no copy, and the copy stays until the descriptor is closed.
+        """
+        return self._open(shard.name, shard.sha256, shard.bytes)
+
+    def open_index(self, shard: Shard) -> int:
+        """The same of the shard's index."""
+        return self._open(index_path(Path(shard.name)).name, shard.index_sha256)
 
     def entries(self, shard: Shard) -> list[SampleEntry]:
         """The index of one shard; DataError when it does not match the manifest."""
-        path = index_path(self.root / shard.name)
+        path = f"{self.root}/{index_path(Path(shard.name))}"
         try:
-            entries = [SampleEntry.model_validate_json(line) for line in path.read_bytes().splitlines()]
-        except (OSError, ValidationError, ValueError) as error:
+            with open(self.open_index(shard), "rb") as file:
+                data = file.read()
+            if hashlib.sha256(data).hexdigest() != shard.index_sha256:
+                raise DataError(f"{path}: its sha256 is not the manifest's; pack the data again")
+            entries = [SampleEntry.model_validate_json(line) for line in data.splitlines()]
+        except (OSError, ValueError) as error:
             raise DataError(f"{path}: cannot be read ({_first_line(error)}); pack the data again") from error
         if len(entries) != shard.samples:
             raise DataError(f"{path}: {len(entries)} samples, manifest says {shard.samples}; pack the data again")
         return entries
+
+    def _open(self, name: str, sha256: str, size: int = 0) -> int:
+        if self._cache is not None:
+            return self._cache.open(f"{self.root}/{name}", sha256, size)
+        path = Path(self.root) / name
+        try:
+            return os.open(path, os.O_RDONLY)
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read ({error.strerror}); pack the data again") from error
+
+
+def is_url(place: Path | str) -> bool:
+    """``s3://bucket/shards``, and whatever else fsspec takes for a URL."""
+    return isinstance(place, str) and "://" in place
+
+
+def locate(root: Path | str) -> Path | str:
+    """The absolute path of a local folder; a URL as it is, less slashes at its end."""
+    return str(root).rstrip("/") if is_url(root) else Path(root).resolve()
 
 
 def index_path(tar: Path) -> Path:
@@ -168,4 +225,7 @@ def index_path(tar: Path) -> Path:
 
 
 def _first_line(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}, got {first['input']!r:.80}"
     return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -1,6 +1,7 @@
 """A raw data set to a folder of shards: checked sample by sample, resized, split by group, written all or nothing.
 
-The same corpus and arguments give the same bytes, for any number of worker processes.
+The same corpus and arguments give the same bytes, for any number of worker processes or nodes of a cluster (unless the
+fastest mask encoding is asked for, which is a measurement).
 """
 
 import io
@@ -9,7 +10,6 @@ import os
 import re
 import shutil
 import tarfile
-import threading
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,14 +18,16 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import cv2
 import numpy as np
 
 from distseg import atomic
-from distseg.data.codec import Pixels, encode_mask, resize_pair
+from distseg.data.codec import Pixels, check_labels, encode_mask, fastest_encoding, resize_image, resize_labels
 from distseg.data.digests import data_digest, file_digest, split_digest
-from distseg.data.layouts.base import Corpus, RawSample
+from distseg.data.instances import check_instance, encode_instances, instance_pixels, resize_instances
+from distseg.data.layouts.base import Corpus, InstanceSource, MaskSource, RawSample
 from distseg.data.manifest import (
     MANIFEST_FILE,
     SPLITS,
@@ -40,17 +42,38 @@ from distseg.data.manifest import (
     index_path,
 )
 from distseg.data.order import permutation
-from distseg.data.raw_image import read_image
+from distseg.data.processes import start_helper
+from distseg.data.raw_image import RawImage, read_image
 from distseg.data.split import fold_groups, split_groups
 from distseg.errors import BadSampleError, DataError, DistsegError
 
 Progress = Callable[[int, int], None]
-"""Called with (samples done, samples in all)."""
+"""Called with (steps done, steps in all); a sample is a step, and two where its classes are counted first."""
+MaskChoice = Literal["png", "bits", "fastest"]
+"""How label maps are stored; ``fastest`` measures which of the two decodes fastest."""
+Elsewhere = Callable[[Callable[[Any], Any], Sequence[Any]], Iterator[Any]]
+"""Applies a function to tasks in other processes that see the same files; results in the tasks' order."""
 
 _KEY = re.compile(r"[^./\\\s]+")  # webdataset takes all after a key's first dot for the member's ending
 _KEY_BYTES_MAX = 90  # a name in a USTAR archive has 100
 _JPEG_QUALITY = 95
 _ORDER = 2  # so that the shuffle of samples differs from those of groups in split.py
+_MASKS_TIMED = 16
+
+
+@dataclass(frozen=True)
+class _Target:
+    """What samples become, the same for all of a corpus."""
+
+    classes: int
+    ignore_label: int | None
+    size: tuple[int, int] | None
+    encoding: MaskEncoding
+    folds: int | None
+
+    @property
+    def levels(self) -> int:
+        return self.classes + (self.ignore_label is not None)
 
 
 @dataclass(frozen=True)
@@ -62,17 +85,32 @@ class _ShardTask:
     samples: Sequence[RawSample]
     folds: Sequence[int | None]
     """Fold of each sample."""
-    classes: int
-    ignore_label: int | None
-    size: tuple[int, int] | None
-    mask_encoding: MaskEncoding
+    target: _Target
 
 
 @dataclass(frozen=True)
 class _ShardResult:
     shard: Shard
     label_pixels: Counter[int]
+    vanished_instances: int
     bad: tuple[BadSample, ...]
+
+
+@dataclass(frozen=True)
+class _CountTask:
+    """Samples whose classes are to be counted."""
+
+    samples: Sequence[RawSample]
+
+
+@dataclass(frozen=True)
+class _Labels:
+    """A sample's labels as they are stored."""
+
+    data: bytes
+    pixels: Counter[int]
+    """By label."""
+    vanished_instances: int = 0
 
 
 @dataclass(frozen=True)
@@ -83,7 +121,7 @@ class _Encoded:
     """By file ending."""
     size: tuple[int, int]
     original_size: tuple[int, int]
-    label_pixels: Counter[int]
+    labels: _Labels
 
 
 def pack(
@@ -93,33 +131,51 @@ def pack(
     size: tuple[int, int] | None,
     val_fraction: float = 0.2,
     test_fraction: float = 0.0,
+    given_split: bool = False,
     folds: int | None = None,
     seed: int = 0,
     workers: int = 1,
+    elsewhere: Elsewhere | None = None,
     samples_per_shard: int = 256,
-    mask_encoding: MaskEncoding = "png",
+    mask_encoding: MaskChoice = "png",
     progress: Progress | None = None,
 ) -> Manifest:
     """Writes the folder ``out`` of shards, indexes and, last, the manifest, which is returned.
 
     ``size``: (width, height) in pixels of every stored sample; None keeps each one's own. A JPEG that has it already,
-    upright and of three channels, is stored byte for byte. Samples of a split stand in an order shuffled by ``seed``,
-    so that each shard is a mixture of groups. ``workers`` processes write one shard each at a time.
+    upright and of three channels, is stored byte for byte. With more than two classes the split and the folds are
+    stratified. ``given_split`` keeps the folder's own split instead of the fractions, groups on both sides included.
+    Samples of a split stand in an order shuffled by ``seed``, so that each shard is a mixture of groups. ``workers``
+    processes write one shard each at a time, or ``elsewhere`` does.
     DataError, and nothing left behind, when ``out`` holds anything, a split cannot be made, or a sample is bad (image
-    or mask unreadable, of different sizes, a label out of range); every sample is looked at before it says so.
+    or labels unreadable, of different sizes, a label out of range); every sample is looked at before it says so.
     """
-    _check(corpus, mask_encoding)
-    group_samples = Counter(sample.group for sample in corpus.samples)
-    splits = split_groups(group_samples, val_fraction=val_fraction, test_fraction=test_fraction, seed=seed)
-    folded = {group: number for group, number in group_samples.items() if splits[group] != "test"}
-    fold_of = {} if folds is None else fold_groups(folded, folds, seed)
-    places = {
-        group: GroupPlace(split=splits[group], fold=fold_of.get(group), samples=group_samples[group])
-        for group in sorted(group_samples)
-    }
-    with _appearing(out.resolve()) as folder:
-        tasks = _tasks(corpus, folder, places, seed, size, samples_per_shard, mask_encoding)
-        results = list(_run(tasks, workers, progress))
+    _check(corpus, mask_encoding, given_split)
+    with _appearing(out.resolve()) as folder, _helpers(workers, elsewhere) as helpers:
+        stratified = len(corpus.classes) > 2 and (folds is not None or not given_split)
+        run = _Run(helpers, len(corpus.samples) * (1 + stratified), progress)
+        class_pixels = _class_pixels(corpus, run, samples_per_shard) if stratified else None
+        target = _Target(
+            classes=len(corpus.classes),
+            ignore_label=corpus.ignore_label,
+            size=size,
+            encoding=_encoding(corpus, mask_encoding, size),
+            folds=folds,
+        )
+        if given_split:
+            splits = {sample.key: sample.given_split for sample in corpus.samples if sample.given_split}
+        else:
+            group_samples = Counter(sample.group for sample in corpus.samples)
+            split_of = split_groups(
+                group_samples,
+                val_fraction=val_fraction,
+                test_fraction=test_fraction,
+                seed=seed,
+                class_pixels=class_pixels,
+            )
+            splits = {sample.key: split_of[sample.group] for sample in corpus.samples}
+        places = _places(corpus, splits, folds, seed, class_pixels)
+        results = list(run(_write_shard, _tasks(corpus, folder, splits, places, seed, samples_per_shard, target)))
         bad = [sample for result in results for sample in result.bad]
         if bad:
             others = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
@@ -128,7 +184,9 @@ def pack(
                 f"{'them' if others else 'it'} and pack again"
             )
         shards = tuple(result.shard for result in results)
-        pixels = sum((result.label_pixels for result in results), Counter())
+        pixels: Counter[int] = Counter()
+        for result in results:
+            pixels.update(result.label_pixels)
         ignored = {} if corpus.ignore_label is None else {"ignore": pixels[corpus.ignore_label]}
         manifest = Manifest(
             task=corpus.task,
@@ -136,26 +194,36 @@ def pack(
             classes=corpus.classes,
             ignore_label=corpus.ignore_label,
             size=size,
-            mask_encoding=mask_encoding,
+            mask_encoding=target.encoding,
             shards=shards,
             class_pixels={name: pixels[label] for label, name in enumerate(corpus.classes)} | ignored,
+            vanished_instances=sum(result.vanished_instances for result in results),
             groups=places,
             folds=folds,
             seed=seed,
+            split_leaky=any(len(place.samples) > 1 for place in places.values()),
             data_digest=data_digest(shards),
             split_digest=split_digest(
-                (sample.key, places[sample.group].split, places[sample.group].fold) for sample in corpus.samples
+                (sample.key, splits[sample.key], _fold(splits[sample.key], places[sample.group]))
+                for sample in corpus.samples
             ),
         )
         atomic.write_text(folder / MANIFEST_FILE, manifest.model_dump_json(indent=1) + "\n")
     return manifest
 
 
-def _check(corpus: Corpus, mask_encoding: MaskEncoding) -> None:
+def _check(corpus: Corpus, mask_encoding: MaskChoice, given_split: bool) -> None:
     if not corpus.samples:
         raise DataError(f"layout {corpus.layout}: no sample to pack")
-    if mask_encoding == "bits" and (len(corpus.classes) != 2 or corpus.ignore_label is not None):
-        raise DataError("mask encoding 'bits' holds labels 0 and 1 only; use 'png' for more classes or an ignore label")
+    if mask_encoding == "bits" and not _bilevel(corpus):
+        raise DataError(
+            "mask encoding 'bits' holds labels 0 and 1 only; use 'png' for more classes, an ignore label or objects"
+        )
+    if given_split and (without := [sample for sample in corpus.samples if sample.given_split is None]):
+        raise DataError(
+            f"--given-split: {len(without)} of {len(corpus.samples)} samples are in no split of layout "
+            f"{corpus.layout}, first '{without[0].key}'; leave the option out to split by group"
+        )
     for key, number in Counter(sample.key for sample in corpus.samples).items():
         if number > 1:
             raise DataError(f"sample '{key}': {number} samples have this name; rename them")
@@ -166,15 +234,20 @@ def _check(corpus: Corpus, mask_encoding: MaskEncoding) -> None:
             )
 
 
-@contextmanager
-def _appearing(out: Path) -> Iterator[Path]:
-    """A folder to write in, beside ``out``; on a clean exit it becomes ``out``, on an exception it is removed."""
+def check_out(out: Path) -> None:
+    """DataError when ``out`` exists and is not an empty folder."""
     if out.exists() and not out.is_dir():
         raise DataError(f"{out}: is a file; give --out a folder that does not exist yet")
     if out.is_dir() and (held := next(out.iterdir(), None)) is not None:
         raise DataError(f"{out}: not empty (holds '{held.name}'); give --out another folder or remove this one")
     if out.is_mount():
         raise DataError(f"{out}: is a mount point, which cannot appear at one stroke; give --out a folder inside it")
+
+
+@contextmanager
+def _appearing(out: Path) -> Iterator[Path]:
+    """A folder to write in, beside ``out``; on a clean exit it becomes ``out``, on an exception it is removed."""
+    check_out(out)
     aside = out.with_name(f".{out.name}.tmp-{os.getpid()}")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -214,91 +287,165 @@ def _another_lives(pid: int) -> bool:
     return True
 
 
+def _bilevel(corpus: Corpus) -> bool:
+    return corpus.task != "instance" and len(corpus.classes) == 2 and corpus.ignore_label is None
+
+
+def _encoding(corpus: Corpus, choice: MaskChoice, size: tuple[int, int] | None) -> MaskEncoding:
+    if corpus.task == "instance":
+        return "json"
+    if choice != "fastest":
+        return choice
+    if not _bilevel(corpus):
+        return "png"
+    masks = []
+    for sample in corpus.samples[:: -(-len(corpus.samples) // _MASKS_TIMED)]:
+        try:
+            mask = _mask_source(sample).read()
+            masks.append(resize_labels(mask, size) if size else mask)
+        except (DataError, BadSampleError):
+            continue  # reported with all others when it is packed
+    return fastest_encoding(masks)
+
+
+def _places(
+    corpus: Corpus,
+    splits: Mapping[str, Split],
+    folds: int | None,
+    seed: int,
+    class_pixels: Mapping[str, Mapping[int, int]] | None,
+) -> dict[str, GroupPlace]:
+    """Where each group stands, given the split of each sample's key."""
+    samples: dict[str, Counter[Split]] = {group: Counter() for group in sorted({s.group for s in corpus.samples})}
+    for sample in corpus.samples:
+        samples[sample.group][splits[sample.key]] += 1
+    folded = {group: number["train"] + number["val"] for group, number in samples.items()}
+    folded = {group: number for group, number in folded.items() if number}
+    fold_of = {} if folds is None else fold_groups(folded, folds, seed, class_pixels)
+    return {
+        group: GroupPlace(samples={split: number[split] for split in SPLITS if number[split]}, fold=fold_of.get(group))
+        for group, number in samples.items()
+    }
+
+
+def _fold(split: Split, place: GroupPlace) -> int | None:
+    """Of a sample; those set aside for testing are in none."""
+    return None if split == "test" else place.fold
+
+
 def _tasks(
     corpus: Corpus,
     folder: Path,
-    places: dict[str, GroupPlace],
+    splits: Mapping[str, Split],
+    places: Mapping[str, GroupPlace],
     seed: int,
-    size: tuple[int, int] | None,
     samples_per_shard: int,
-    mask_encoding: MaskEncoding,
+    target: _Target,
 ) -> list[_ShardTask]:
     by_key = sorted(corpus.samples, key=lambda sample: sample.key)
     shuffled = [by_key[position] for position in permutation(len(by_key), seed, _ORDER)]
     tasks = []
     for split in SPLITS:
-        members = [sample for sample in shuffled if places[sample.group].split == split]
+        members = [sample for sample in shuffled if splits[sample.key] == split]
         for number, first in enumerate(range(0, len(members), samples_per_shard)):
             samples = members[first : first + samples_per_shard]
-            tasks.append(
-                _ShardTask(
-                    path=folder / f"{split}-{number:06d}.tar",
-                    split=split,
-                    samples=samples,
-                    folds=[places[sample.group].fold for sample in samples],
-                    classes=len(corpus.classes),
-                    ignore_label=corpus.ignore_label,
-                    size=size,
-                    mask_encoding=mask_encoding,
-                )
-            )
+            folds = [_fold(split, places[sample.group]) for sample in samples]
+            tasks.append(_ShardTask(folder / f"{split}-{number:06d}.tar", split, samples, folds, target))
     return tasks
 
 
-def _run(tasks: Sequence[_ShardTask], workers: int, progress: Progress | None) -> Iterator[_ShardResult]:
-    """Results in the tasks' order. Progress counts samples in this process, whole shards when others write them."""
-    total = sum(len(task.samples) for task in tasks)
-    done = 0
+class _Run:
+    """Runs tasks here or elsewhere and counts their samples."""
 
-    def advance(samples: int) -> None:
-        nonlocal done
-        done += samples
-        if progress is not None:
-            progress(done, total)
+    def __init__(self, elsewhere: Elsewhere | None, steps: int, progress: Progress | None) -> None:
+        self._elsewhere = elsewhere
+        self._steps = steps
+        self._progress = progress
+        self._done = 0
 
-    if workers == 1:
-        for task in tasks:
-            yield _write_shard(task, lambda: advance(1))
+    def __call__(self, function: Callable[..., Any], tasks: Sequence[Any]) -> Iterator[Any]:
+        """Results in the tasks' order. Steps are samples in this process, whole tasks when others do them."""
+        if self._elsewhere is None:
+            for task in tasks:
+                yield function(task, self._advance)
+            return
+        for task, result in zip(tasks, self._elsewhere(function, tasks), strict=True):
+            self._advance(len(task.samples))
+            yield result
+
+    def _advance(self, samples: int = 1) -> None:
+        self._done += samples
+        if self._progress is not None:
+            self._progress(self._done, self._steps)
+
+
+@contextmanager
+def _helpers(workers: int, elsewhere: Elsewhere | None) -> Iterator[Elsewhere | None]:
+    """Where tasks run: ``elsewhere``, in processes of this machine, or (None) here."""
+    if elsewhere is not None or workers == 1:
+        yield elsewhere
         return
     # spawn: a fork would copy the threads of whoever calls
     spawn = multiprocessing.get_context("spawn")
-    processes = min(workers, len(tasks))
-    with ProcessPoolExecutor(processes, mp_context=spawn, initializer=_start_process) as pool:
+    pool = ProcessPoolExecutor(workers, mp_context=spawn, initializer=start_helper)
+    try:
+        yield pool.map
+    except BrokenProcessPool as error:
+        raise DistsegError(
+            "a packing process was killed (out of memory?) and nothing was packed; try fewer --workers"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _nothing() -> None:
+    pass
+
+
+def _class_pixels(corpus: Corpus, run: _Run, samples_per_task: int) -> dict[str, Counter[int]]:
+    """Pixels of each label in each group, as they are in the raw files; the ignore label is left out."""
+    parts = range(0, len(corpus.samples), samples_per_task)
+    tasks = [_CountTask(corpus.samples[first : first + samples_per_task]) for first in parts]
+    total: dict[str, Counter[int]] = {sample.group: Counter() for sample in corpus.samples}
+    for counted in run(_count, tasks):
+        for group, pixels in counted.items():
+            total[group].update(pixels)
+    for pixels in total.values():
+        if corpus.ignore_label is not None:
+            pixels.pop(corpus.ignore_label, None)
+    return total
+
+
+def _count(task: _CountTask, advance: Callable[[], None] = _nothing) -> dict[str, Counter[int]]:
+    """Pixels of each label in each group of some samples; none of a sample that cannot be read."""
+    found: dict[str, Counter[int]] = {}
+    for sample in task.samples:
+        pixels = found.setdefault(sample.group, Counter())
         try:
-            for task, result in zip(tasks, pool.map(_write_shard, tasks), strict=True):
-                advance(len(task.samples))
-                yield result
-        except BrokenProcessPool as error:
-            raise DistsegError(
-                "a packing process was killed (out of memory?) and nothing was packed; try fewer --workers"
-            ) from error
+            if sample.instances is not None:
+                for instance in sample.instances.read():
+                    pixels[instance.label] += instance_pixels(instance)
+            else:
+                pixels.update(_label_pixels(_mask_source(sample).read()))
+        except (DataError, BadSampleError):
+            pass  # reported with all others when it is packed
+        advance()
+    return found
 
 
-def _start_process() -> None:
-    cv2.setNumThreads(0)  # processes are the parallelism
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """Else processes of a packing that was killed (SIGKILL) wait for work for ever: the executor does not end them."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
-
-
-def _write_shard(task: _ShardTask, advance: Callable[[], None] = lambda: None) -> _ShardResult:
+def _write_shard(task: _ShardTask, advance: Callable[[], None] = _nothing) -> _ShardResult:
     """Writes one tar and its index, with one sample in memory at a time."""
     entries: list[SampleEntry] = []
     crcs: dict[str, int] = {}
     label_pixels: Counter[int] = Counter()
+    vanished = 0
     bad = []
     # tarfile and not webdataset.TarWriter: the bytes are the same, but importing webdataset loads torch, which costs
     # each process 3.5 s and 600 MB.
     with tarfile.open(task.path, "w", format=tarfile.USTAR_FORMAT) as tar:
         for sample, fold in zip(task.samples, task.folds, strict=True):
             try:
-                encoded = _encode(sample, task)
+                encoded = _encode(sample, task.target)
             except (BadSampleError, DataError) as error:
                 bad.append(BadSample(shard=None, key=sample.key, reason=str(error)))
             else:
@@ -306,22 +453,25 @@ def _write_shard(task: _ShardTask, advance: Callable[[], None] = lambda: None) -
                     name = f"{sample.key}.{ending}"
                     tar.addfile(_tar_header(name, len(data)), io.BytesIO(data))
                     crcs[name] = zlib.crc32(data)
-                label_pixels += encoded.label_pixels
+                label_pixels.update(encoded.labels.pixels)
+                vanished += encoded.labels.vanished_instances
                 entries.append(_entry(sample, fold, encoded))
             advance()
     places = _members(task.path, crcs)
     lines = [entry.model_copy(update={"members": places[entry.key]}).model_dump_json() + "\n" for entry in entries]
     index = index_path(task.path)
     index.write_text("".join(lines), encoding="utf-8")
+    in_folds = Counter(task.folds)
     shard = Shard(
         name=task.path.name,
         split=task.split,
         samples=len(entries),
+        fold_samples=None if task.target.folds is None else tuple(in_folds[fold] for fold in range(task.target.folds)),
         bytes=task.path.stat().st_size,
         sha256=file_digest(task.path),
         index_sha256=file_digest(index),
     )
-    return _ShardResult(shard, label_pixels, tuple(bad))
+    return _ShardResult(shard, label_pixels, vanished, tuple(bad))
 
 
 def _tar_header(name: str, length: int) -> tarfile.TarInfo:
@@ -356,27 +506,61 @@ def _members(tar_path: Path, crcs: Mapping[str, int]) -> dict[str, dict[str, Mem
     return places
 
 
-def _encode(sample: RawSample, task: _ShardTask) -> _Encoded:
+def _encode(sample: RawSample, target: _Target) -> _Encoded:
     """Reads, checks, resizes and encodes one sample; BadSampleError or DataError when it cannot be used."""
     raw = read_image(sample.image)
-    mask = sample.mask.read()
-    if mask.shape != raw.pixels.shape[:2]:
-        raise BadSampleError(f"mask is {mask.shape[1]}x{mask.shape[0]}, image is {raw.size[0]}x{raw.size[1]}")
-    labels = mask if task.ignore_label is None else mask[mask != task.ignore_label]
-    if labels.size and int(labels.max()) >= task.classes:
-        raise BadSampleError(f"label {labels.max()} out of range 0..{task.classes - 1}")
-    size = task.size or raw.size
-    pixels, stored = resize_pair(raw.pixels, mask, size)
-    counts = np.bincount(stored.ravel())
+    size = target.size or raw.size
+    if sample.instances is not None:
+        labels = _encode_objects(sample.instances, raw, size, target)
+    else:
+        labels = _encode_label_map(_mask_source(sample), raw, size, target)
+    as_it_is = raw.upright_jpeg and size == raw.size
     return _Encoded(
         members={
-            "jpg": raw.data if raw.upright_jpeg and size == raw.size else _encode_jpeg(pixels),
-            task.mask_encoding: encode_mask(stored, task.mask_encoding, task.classes),
+            "jpg": raw.data if as_it_is else _encode_jpeg(resize_image(raw.pixels, size)),
+            target.encoding: labels.data,
         },
         size=size,
         original_size=raw.size,
-        label_pixels=Counter({label: int(number) for label, number in enumerate(counts) if number}),
+        labels=labels,
     )
+
+
+def _encode_label_map(source: MaskSource, raw: RawImage, size: tuple[int, int], target: _Target) -> _Labels:
+    mask = source.read()
+    if mask.shape != raw.pixels.shape[:2]:
+        raise BadSampleError(f"mask is {mask.shape[1]}x{mask.shape[0]}, image is {raw.size[0]}x{raw.size[1]}")
+    check_labels(mask, target.classes, target.ignore_label)
+    stored = resize_labels(mask, size)
+    return _Labels(encode_mask(stored, target.encoding, target.levels), _label_pixels(stored))
+
+
+def _encode_objects(source: InstanceSource, raw: RawImage, size: tuple[int, int], target: _Target) -> _Labels:
+    instances = source.read()
+    for number, instance in enumerate(instances):
+        try:
+            check_instance(instance, raw.size, target.classes)
+        except BadSampleError as error:
+            raise BadSampleError(f"object {number}: {error.reason}") from error
+    stored, vanished = resize_instances(instances, raw.size, size)
+    pixels: Counter[int] = Counter()
+    for instance in stored:
+        pixels[instance.label] += instance_pixels(instance)
+    return _Labels(encode_instances(stored, size), pixels, vanished)
+
+
+def _mask_source(sample: RawSample) -> MaskSource:
+    assert sample.mask is not None  # a raw sample has a mask or objects
+    return sample.mask
+
+
+def _label_pixels(labels: Pixels) -> Counter[int]:
+    """Pixels of each label that occurs."""
+    if labels.max(initial=0) <= 1:  # a tenth of the cost of counting all 256
+        ones = int(np.count_nonzero(labels))
+        return +Counter({0: labels.size - ones, 1: ones})
+    counts = np.bincount(labels.ravel())
+    return Counter({label: int(number) for label, number in enumerate(counts) if number})
 
 
 def _encode_jpeg(pixels: Pixels) -> bytes:

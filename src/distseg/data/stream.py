@@ -1,43 +1,49 @@
 """Shards to batches: one ``pread`` a sample, whole uint8 batches assembled in the loader process.
 
 A training batch is a pure function of (manifest, plan, augmentation, step); loader processes only compute it ahead.
-So resuming is starting at another step, and no state travels between processes.
+So resuming is starting at another step, and no state travels between processes. What is held does not grow with the
+data set: a shard's index is read when one of its samples is.
 """
 
+import multiprocessing
 import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from multiprocessing import util
+from typing import Any, Generic, TypeVar
 
-import cv2
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from distseg.data.codec import decode_image, decode_mask, resize_pair
-from distseg.data.manifest import BadSample, SampleEntry, Shard, ShardFolder
+from distseg.data.codec import Pixels, check_labels, decode_image, decode_mask, resize_pair
+from distseg.data.instances import decode_instances
+from distseg.data.layouts.base import Instance
+from distseg.data.manifest import BadSample, Member, SampleEntry, Shard, ShardFolder
 from distseg.data.order import EpochPlan, rank_slice
+from distseg.data.processes import start_helper
 from distseg.errors import BadSampleError, DataError, DistsegError
 
-Pixels = npt.NDArray[np.uint8]
 Augment = Callable[[Pixels, Pixels, int, str], tuple[Pixels, Pixels]]
 """(image (H, W, 3), mask (H, W), epoch, key) -> the same, augmented."""
 
-_OPEN_FILES_MAX = 64  # a shuffle window is smaller; a process may open some 1000
+_INDEXES_MAX = 64  # a shuffle window is smaller
+_OPEN_FILES_MAX = 32  # more than shuffle windows need; a remote shard that is open cannot leave the cache
 _REPLACEMENTS_MAX = 100  # a run of this many unusable samples is no accident: the shard is gone
+_GAP_BYTES_MAX = 1 << 16  # between two members; packing leaves a header and some padding
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One decoded sample."""
+    """One decoded sample, with a mask or, of task instance, with objects."""
 
     entry: SampleEntry
     image: Pixels
     """(H, W, 3) uint8 RGB."""
-    mask: Pixels
-    """(H, W) uint8 class indices."""
+    mask: Pixels | None
+    """(H, W) uint8 class indices, maybe read-only."""
+    instances: tuple[Instance, ...] | None
 
 
 @dataclass(frozen=True)
@@ -59,73 +65,148 @@ class Batch:
         """Called by the DataLoader's pinning thread."""
         return replace(self, images=self.images.pin_memory(), masks=self.masks.pin_memory())
 
+    def copy(self) -> "Batch":
+        """The same in memory of its own."""
+        # by numpy: torch's clone is three times slower here
+        images = torch.from_numpy(self.images.permute(0, 2, 3, 1).numpy().copy())
+        return replace(self, images=images.permute(0, 3, 1, 2), masks=torch.from_numpy(self.masks.numpy().copy()))
+
+
+@dataclass(frozen=True)
+class InstanceBatch:
+    """A rank's share of a global batch of task instance; its images differ in size."""
+
+    images: tuple[torch.Tensor, ...]
+    """Of each sample, (3, H, W) uint8 RGB, laid out channels-last."""
+    instances: tuple[tuple[Instance, ...], ...]
+    """Of each sample, its objects, as run lengths of its image."""
+    keys: tuple[str, ...]
+    groups: tuple[str, ...]
+    step: int
+    """Global step (training) or number of the batch (validation)."""
+    bad: tuple[BadSample, ...] = ()
+    """Samples that could not be used here; training batches hold others in their place."""
+
+    def pin_memory(self) -> "InstanceBatch":
+        """Called by the DataLoader's pinning thread."""
+        return replace(self, images=tuple(image.pin_memory() for image in self.images))
+
 
 class ShardReader:
-    """Random access to the samples of some shards, in a fixed order. Files are opened on first use, per process."""
+    """Random access to the samples of some shards, in a fixed order.
 
-    def __init__(self, folder: ShardFolder, shards: Sequence[Shard], keep: Callable[[SampleEntry], bool]) -> None:
+    Files are opened and indexes read on first use, per process; the most recently used stay.
+    """
+
+    def __init__(self, folder: ShardFolder, shards: Sequence[Shard], folds: frozenset[int] | None = None) -> None:
+        """``folds``: only the samples of these folds take part."""
+        self._files: dict[str, int] = {}  # most recently used last
         self._folder = folder
         self._encoding = folder.manifest.mask_encoding
         self._classes = len(folder.manifest.classes)
+        self._levels = folder.manifest.levels
         self._ignore_label = folder.manifest.ignore_label
-        self._samples: list[tuple[Shard, SampleEntry]] = []
-        sizes = []
-        for shard in shards:
-            kept = [entry for entry in folder.entries(shard) if keep(entry)]
-            self._samples += [(shard, entry) for entry in kept]
-            sizes.append(len(kept))
-        self.shard_sizes = tuple(size for size in sizes if size)
-        self._files: dict[str, int] = {}  # most recently used last
+        self._folds = folds
+        sizes = {shard.name: _taking_part(shard, folds) for shard in shards}
+        self._shards = [shard for shard in shards if sizes[shard.name]]
+        self.shard_sizes = tuple(sizes[shard.name] for shard in self._shards)
+        self._ends = np.cumsum(self.shard_sizes)
+        self._indexes: dict[str, list[SampleEntry]] = {}  # most recently used last
+
+    def __del__(self) -> None:
+        for file in self._files.values():
+            os.close(file)
 
     def __len__(self) -> int:
-        return len(self._samples)
+        return sum(self.shard_sizes)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_files": {}}  # file descriptors stay in the process that opened them
+        # file descriptors stay in the process that opened them
+        return {**self.__dict__, "_files": {}, "_indexes": {}}
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """(width, height) of every sample in pixels; None when they differ."""
+        return self._folder.manifest.size
 
     def place(self, position: int) -> tuple[Shard, SampleEntry]:
-        return self._samples[position]
+        """Where a sample stands; DataError when its shard's index is not what the manifest says."""
+        number = int(np.searchsorted(self._ends, position, side="right"))
+        shard = self._shards[number]
+        return shard, self._index(shard)[position - int(self._ends[number])]  # counted from the end: below 0
 
     def read(self, position: int) -> Sample:
         """Decodes one sample; BadSampleError when its bytes or pixels are not what the manifest says."""
-        shard, entry = self._samples[position]
-        image = decode_image(self._member(shard, entry, "jpg"))
-        mask = decode_mask(self._member(shard, entry, self._encoding), self._encoding, self._classes)
-        width, height = entry.size
-        if image.shape != (height, width, 3):
-            raise BadSampleError(f"image is {image.shape[1]}x{image.shape[0]}, index says {width}x{height}")
-        if mask.shape != (height, width):
-            raise BadSampleError(f"mask is {mask.shape[1]}x{mask.shape[0]}, image is {width}x{height}")
-        labels = mask if self._ignore_label is None else mask[mask != self._ignore_label]
-        if labels.size and int(labels.max()) >= self._classes:
-            raise BadSampleError(f"label {labels.max()} out of range 0..{self._classes - 1}")
-        return Sample(entry, image, mask)
+        shard, entry = self.place(position)
+        if "." in entry.key:
+            raise BadSampleError("its key holds a dot; WebDataset takes what follows for the member's ending")
+        jpg, labels = self._members(shard, entry)
+        image = decode_image(jpg, entry.size)
+        if self._encoding == "json":
+            return Sample(entry, image, None, decode_instances(labels, entry.size, self._classes))
+        mask = decode_mask(labels, self._encoding, self._levels, entry.size)
+        check_labels(mask, self._classes, self._ignore_label)
+        return Sample(entry, image, mask, None)
 
-    def _member(self, shard: Shard, entry: SampleEntry, ending: str) -> bytes:
-        member = entry.members.get(ending)
-        if member is None:
-            raise BadSampleError(f"no .{ending} member")
-        if member.offset + member.length > shard.bytes:  # before memory is taken for it
-            raise BadSampleError(f".{ending}: index places it beyond the end of the shard ({shard.bytes} bytes)")
-        data = os.pread(self._file(shard), member.length, member.offset)
-        if len(data) != member.length:
-            raise BadSampleError(f".{ending}: shard ends after {len(data)} of {member.length} bytes")
-        if zlib.crc32(data) != member.crc32:
-            raise BadSampleError(f".{ending}: bytes differ from those packed (CRC)")
-        return data
+    def _index(self, shard: Shard) -> list[SampleEntry]:
+        """Those entries of a shard that take part."""
+        entries = self._indexes.pop(shard.name, None)
+        if entries is None:
+            entries = [e for e in self._folder.entries(shard) if self._folds is None or e.fold in self._folds]
+            wanted = _taking_part(shard, self._folds)
+            if len(entries) != wanted:
+                raise DataError(
+                    f"{shard.name}: index has {len(entries)} samples of these folds, manifest says {wanted}; "
+                    "pack the data again"
+                )
+            if len(self._indexes) == _INDEXES_MAX:
+                self._indexes.pop(next(iter(self._indexes)))
+        self._indexes[shard.name] = entries
+        return entries
+
+    def _members(self, shard: Shard, entry: SampleEntry) -> tuple[bytes, bytes]:
+        """The bytes of image and labels, in one read where they are neighbours, as packing leaves them."""
+        image, labels = (_member(shard, entry, ending) for ending in ("jpg", self._encoding))
+        start = min(image.offset, labels.offset)
+        end = max(image.offset + image.length, labels.offset + labels.length)
+        if end > shard.bytes:  # before memory is taken for it
+            raise BadSampleError(f"index places it beyond the end of the shard ({shard.bytes} bytes)")
+        if end - start <= image.length + labels.length + _GAP_BYTES_MAX:
+            data = os.pread(self._file(shard), end - start, start)
+            parts = [data[member.offset - start :][: member.length] for member in (image, labels)]
+        else:
+            parts = [os.pread(self._file(shard), member.length, member.offset) for member in (image, labels)]
+        for part, member, ending in zip(parts, (image, labels), ("jpg", self._encoding), strict=True):
+            if len(part) != member.length:
+                raise BadSampleError(f".{ending}: shard ends after {len(part)} of {member.length} bytes")
+            if zlib.crc32(part) != member.crc32:
+                raise BadSampleError(f".{ending}: bytes differ from those packed (CRC)")
+        return parts[0], parts[1]
 
     def _file(self, shard: Shard) -> int:
         file = self._files.pop(shard.name, None)
         if file is None:
-            path = self._folder.shard_path(shard)
-            try:
-                file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            except OSError as error:
-                raise DataError(f"{path}: cannot be opened ({error.strerror}); pack the data again") from error
             if len(self._files) == _OPEN_FILES_MAX:
                 os.close(self._files.pop(next(iter(self._files))))
+            file = self._folder.open_shard(shard)
         self._files[shard.name] = file
         return file
+
+
+def _taking_part(shard: Shard, folds: frozenset[int] | None) -> int:
+    """Samples of a shard that are in these folds."""
+    if folds is None:
+        return shard.samples
+    return sum(number for fold, number in enumerate(shard.fold_samples or ()) if fold in folds)
+
+
+def _member(shard: Shard, entry: SampleEntry, ending: str) -> Member:
+    member = entry.members.get(ending)
+    if member is None:
+        raise BadSampleError(f"no .{ending} member")
+    if member.offset + member.length > shard.bytes:  # before memory is taken for it
+        raise BadSampleError(f".{ending}: index places it beyond the end of the shard ({shard.bytes} bytes)")
+    return member
 
 
 def open_split(folder: ShardFolder, *, training: bool, fold: int | None) -> ShardReader:
@@ -139,7 +220,8 @@ def open_split(folder: ShardFolder, *, training: bool, fold: int | None) -> Shar
             got = "no folds" if manifest.folds is None else f"folds 0..{manifest.folds - 1}"
             raise DataError(f"data.fold={fold}: {folder.root} has {got}; pack with '--folds K' and K > {fold}")
         shards = [shard for shard in manifest.shards if shard.split in ("train", "val")]
-        return _checked_reader(folder, shards, lambda entry: (entry.fold == fold) != training)
+        others = frozenset(range(manifest.folds)) - {fold}
+        return ShardReader(folder, shards, others if training else frozenset({fold}))
     return open_named_split(folder, "train" if training else "val")
 
 
@@ -148,16 +230,24 @@ def open_named_split(folder: ShardFolder, split: str) -> ShardReader:
     shards = [shard for shard in folder.manifest.shards if shard.split == split]
     if not shards:
         raise DataError(f"{folder.root}: no sample in split '{split}'; pack again with a fraction for it")
-    return _checked_reader(folder, shards, lambda entry: True)
+    return ShardReader(folder, shards)
 
 
-def _checked_reader(folder: ShardFolder, shards: Sequence[Shard], keep: Callable[[SampleEntry], bool]) -> ShardReader:
-    for shard in shards:
-        folder.check_index(shard)
-    return ShardReader(folder, shards, keep)
+class PlannedBatches(Dataset[Batch]):
+    """Batches whose size is known beforehand, so that they can be written into memory that is there already."""
+
+    batch_bytes: int
+    """Of the largest batch."""
+
+    def into(self, memory: torch.Tensor, item: int) -> Batch:
+        """The batch with this number, its tensors parts of ``memory`` (at least batch_bytes of uint8)."""
+        raise NotImplementedError
+
+    def __getitem__(self, item: int) -> Batch:
+        return self.into(torch.empty(self.batch_bytes, dtype=torch.uint8), item)
 
 
-class TrainBatches(Dataset[Batch]):
+class TrainBatches(PlannedBatches):
     """Item ``step`` is this rank's share of global batch ``step``, counted over all epochs."""
 
     def __init__(
@@ -175,40 +265,35 @@ class TrainBatches(Dataset[Batch]):
         self._size = size
         self._augment = augment
         self._mine = rank_slice(plan.batch_global, rank, world_size)
+        self._samples = self._mine.stop - self._mine.start
+        self.batch_bytes = _batch_bytes(self._samples, size)
 
-    def __getitem__(self, step: int) -> Batch:
-        epoch, positions = self._plan.positions(step)
-        order = self._plan.order(epoch)
-        samples, bad = [], []
-        for position in positions[self._mine]:
-            sample, skipped = self._usable(order, int(position))
-            image, mask = resize_pair(sample.image, sample.mask, self._size)
-            image, mask = self._augment(image, mask, epoch, sample.entry.key)
-            samples.append(replace(sample, image=image, mask=mask))
-            bad += skipped
-        return collate(samples, step, bad)
-
-    def _usable(self, order: npt.NDArray[np.int64], position: int) -> tuple[Sample, list[BadSample]]:
-        """The sample at a position of the epoch's list or, when it is bad, the next good one after it.
-
-        Replacing keeps all ranks at the same number of batches, and the next position is a pure function of the first.
-        """
+    def into(self, memory: torch.Tensor, step: int) -> Batch:
+        buffer = _BatchBuffer(memory, self._samples, self._size)
         bad: list[BadSample] = []
-        for offset in range(_REPLACEMENTS_MAX):
-            index = int(order[(position + offset) % len(order)])
-            try:
-                return self._reader.read(index), bad
-            except BadSampleError as error:
-                shard, entry = self._reader.place(index)
-                bad.append(BadSample(shard=shard.name, key=entry.key, reason=error.reason))
-        last = bad[-1]
-        raise DataError(
-            f"{_REPLACEMENTS_MAX} samples in a row cannot be used; last: shard {last.shard}, sample {last.key}: "
-            f"{last.reason}; check the shards with 'distseg data verify'"
-        )
+        epoch, _ = self._plan.positions(step)
+        for sample in _training_samples(self._reader, self._plan, step, self._mine, bad):
+            assert sample.mask is not None
+            image, mask = resize_pair(sample.image, sample.mask, self._size)
+            buffer.add(sample.entry, *self._augment(image, mask, epoch, sample.entry.key))
+        return buffer.batch(step, bad)
 
 
-class EvalBatches(Dataset[Batch]):
+class InstanceTrainBatches(Dataset[InstanceBatch]):
+    """Item ``step`` is this rank's share of global batch ``step``, counted over all epochs, as stored."""
+
+    def __init__(self, reader: ShardReader, plan: EpochPlan, *, rank: int, world_size: int) -> None:
+        self._reader = reader
+        self._plan = plan
+        self._mine = rank_slice(plan.batch_global, rank, world_size)
+
+    def __getitem__(self, step: int) -> InstanceBatch:
+        bad: list[BadSample] = []
+        samples = list(_training_samples(self._reader, self._plan, step, self._mine, bad))
+        return _instance_batch(samples, step, bad)
+
+
+class EvalBatches(PlannedBatches):
     """A rank's samples of a split, each once and none twice, in batches of equal stored size.
 
     Rank r takes samples r, r + world_size, ...; ranks may have different numbers of batches. A bad sample is left out
@@ -219,38 +304,120 @@ class EvalBatches(Dataset[Batch]):
         self._reader = reader
         by_size: dict[tuple[int, int], list[int]] = {}
         for position in range(rank, len(reader), world_size):
-            by_size.setdefault(reader.place(position)[1].size, []).append(position)
-        self._batches = [
-            positions[first : first + batch]
-            for positions in by_size.values()
-            for first in range(0, len(positions), batch)
-        ]
+            by_size.setdefault(reader.size or reader.place(position)[1].size, []).append(position)
+        self._batches = [(size, part) for size, whole in by_size.items() for part in _parts(whole, batch)]
+        self.batch_bytes = max((_batch_bytes(len(part), size) for size, part in self._batches), default=0)
 
     def __len__(self) -> int:
         return len(self._batches)
 
-    def __getitem__(self, number: int) -> Batch:
-        samples, bad = [], []
-        for position in self._batches[number]:
-            try:
-                samples.append(self._reader.read(position))
-            except BadSampleError as error:
-                shard, entry = self._reader.place(position)
-                bad.append(BadSample(shard=shard.name, key=entry.key, reason=error.reason))
-        return collate(samples, number, bad)
+    def into(self, memory: torch.Tensor, number: int) -> Batch:
+        size, positions = self._batches[number]
+        buffer = _BatchBuffer(memory, len(positions), size)
+        bad: list[BadSample] = []
+        for sample in _good_samples(self._reader, positions, bad):
+            assert sample.mask is not None
+            buffer.add(sample.entry, sample.image, sample.mask)
+        return buffer.batch(number, bad)
 
 
-def collate(samples: Sequence[Sample], step: int, bad: Sequence[BadSample]) -> Batch:
-    """Samples of one size to a batch, copied once into preallocated tensors."""
-    height, width = samples[0].mask.shape if samples else (0, 0)
-    images = torch.empty((len(samples), height, width, 3), dtype=torch.uint8)
-    masks = torch.empty((len(samples), height, width), dtype=torch.uint8)
-    for number, sample in enumerate(samples):
-        images[number].numpy()[:] = sample.image
-        masks[number].numpy()[:] = sample.mask
-    return Batch(
-        images=images.permute(0, 3, 1, 2),  # (B, H, W, 3) -> (B, 3, H, W): channels-last without a copy
-        masks=masks,
+class InstanceEvalBatches(Dataset[InstanceBatch]):
+    """As EvalBatches, of task instance, with images of different sizes in one batch."""
+
+    def __init__(self, reader: ShardReader, *, batch: int, rank: int, world_size: int) -> None:
+        self._reader = reader
+        self._batches = _parts(range(rank, len(reader), world_size), batch)
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __getitem__(self, number: int) -> InstanceBatch:
+        bad: list[BadSample] = []
+        samples = list(_good_samples(self._reader, self._batches[number], bad))
+        return _instance_batch(samples, number, bad)
+
+
+def _training_samples(
+    reader: ShardReader, plan: EpochPlan, step: int, mine: slice, bad: list[BadSample]
+) -> Iterator[Sample]:
+    """A rank's samples of a global batch, decoded one at a time; those that cannot be used are added to ``bad``.
+
+    In their place stands the next good one of the epoch's list: that keeps all ranks at the same number of batches,
+    and the next position is a pure function of the first.
+    """
+    epoch, positions = plan.positions(step)
+    order = plan.order(epoch)
+    for position in positions[mine].tolist():
+        for offset in range(_REPLACEMENTS_MAX):
+            sample = _read_or_report(reader, int(order[(position + offset) % len(order)]), bad)
+            if sample is not None:
+                yield sample
+                break
+        else:
+            last = bad[-1]
+            raise DataError(
+                f"{_REPLACEMENTS_MAX} samples in a row cannot be used; last: shard {last.shard}, sample {last.key}: "
+                f"{last.reason}; check the shards with 'distseg data verify'"
+            )
+
+
+def _good_samples(reader: ShardReader, positions: Sequence[int], bad: list[BadSample]) -> Iterator[Sample]:
+    """Those that can be used; the others are added to ``bad``."""
+    for position in positions:
+        sample = _read_or_report(reader, position, bad)
+        if sample is not None:
+            yield sample
+
+
+def _read_or_report(reader: ShardReader, position: int, bad: list[BadSample]) -> Sample | None:
+    try:
+        return reader.read(position)
+    except BadSampleError as error:
+        shard, entry = reader.place(position)
+        bad.append(BadSample(shard=shard.name, key=entry.key, reason=error.reason))
+        return None
+
+
+def _parts(positions: Sequence[int], batch: int) -> list[Sequence[int]]:
+    return [positions[first : first + batch] for first in range(0, len(positions), batch)]
+
+
+def _batch_bytes(samples: int, size: tuple[int, int]) -> int:
+    return samples * size[0] * size[1] * 4  # three colours and a label
+
+
+class _BatchBuffer:
+    """A batch in the making: each sample is copied into its place while it is still in the processor's cache."""
+
+    def __init__(self, memory: torch.Tensor, samples: int, size: tuple[int, int]) -> None:
+        width, height = size
+        pixels = samples * height * width
+        self._images = memory[: 3 * pixels].view(samples, height, width, 3)
+        self._masks = memory[3 * pixels : 4 * pixels].view(samples, height, width)
+        self._pixels, self._labels = self._images.numpy(), self._masks.numpy()
+        self._entries: list[SampleEntry] = []
+
+    def add(self, entry: SampleEntry, image: Pixels, mask: Pixels) -> None:
+        self._pixels[len(self._entries)] = image
+        self._labels[len(self._entries)] = mask
+        self._entries.append(entry)
+
+    def batch(self, step: int, bad: Sequence[BadSample]) -> Batch:
+        samples = len(self._entries)
+        return Batch(
+            images=self._images[:samples].permute(0, 3, 1, 2),  # (B, H, W, 3) -> (B, 3, H, W): channels-last, no copy
+            masks=self._masks[:samples],
+            keys=tuple(entry.key for entry in self._entries),
+            groups=tuple(entry.group for entry in self._entries),
+            step=step,
+            bad=tuple(bad),
+        )
+
+
+def _instance_batch(samples: Sequence[Sample], step: int, bad: Sequence[BadSample]) -> InstanceBatch:
+    return InstanceBatch(
+        images=tuple(torch.from_numpy(sample.image).permute(2, 0, 1) for sample in samples),
+        instances=tuple(sample.instances or () for sample in samples),
         keys=tuple(sample.entry.key for sample in samples),
         groups=tuple(sample.entry.group for sample in samples),
         step=step,
@@ -258,55 +425,101 @@ def collate(samples: Sequence[Sample], step: int, bad: Sequence[BadSample]) -> B
     )
 
 
+AnyBatch = TypeVar("AnyBatch", Batch, InstanceBatch)
+
+
 def batch_loader(
-    batches: Dataset[Batch], items: Sequence[int], *, workers: int, prefetch: int, pin: bool
-) -> Iterable[Batch]:
+    batches: Dataset[AnyBatch], items: Sequence[int], *, workers: int, prefetch: int, pin: bool
+) -> Iterable[AnyBatch]:
     """The batches with these numbers, in this order, each time it is iterated.
 
     ``workers`` processes compute ahead and live as long as the loader; 0 computes in this process.
     """
-    return _RaisingLoader(
-        DataLoader(
-            _ErrorsAsItems(batches),
-            batch_size=None,
-            sampler=items,
-            num_workers=workers,
-            prefetch_factor=prefetch if workers else None,
-            persistent_workers=workers > 0,
-            pin_memory=pin,
-            # fork would copy the threads of torch and ray in whatever state they are
-            multiprocessing_context="forkserver" if workers else None,
-            worker_init_fn=_start_loader_process,
-        )
+    context = None
+    slots: tuple[torch.Tensor, ...] = ()
+    if workers:
+        # fork would copy the threads of torch and ray in whatever state they are
+        context = multiprocessing.get_context("forkserver")
+        # imported once, not by each process
+        context.set_forkserver_preload(["distseg.data.stream", "distseg.augment.policies"])
+        util.get_temp_dir()  # for the sockets of all: made here, helpers know it and remove it should we be killed
+        if isinstance(batches, PlannedBatches):
+            slots = _shared_slots(min(workers * prefetch, len(items)) + 1, batches.batch_bytes)
+    loader = DataLoader(
+        _Slotted(batches, slots),
+        batch_size=None,
+        sampler=_SlottedItems(items, max(1, len(slots))),
+        num_workers=workers,
+        prefetch_factor=prefetch if workers else None,
+        persistent_workers=workers > 0,
+        pin_memory=pin,
+        multiprocessing_context=context,
+        worker_init_fn=_start_loader_process,
     )
+    return _Arriving(loader, copy=bool(slots) and not pin)
 
 
-class _ErrorsAsItems(Dataset[Batch | DistsegError]):
-    """Our own errors travel as values: torch puts a loader process's whole traceback in the message of one raised."""
+def _shared_slots(number: int, slot_bytes: int) -> tuple[torch.Tensor, ...]:
+    """Memory that loader processes write batches into, again and again.
 
-    def __init__(self, batches: Dataset[Batch]) -> None:
+    New shared memory for each batch, as torch takes it, costs as much as decoding: its pages are zeroed one by one,
+    and mapped in two processes. A slot more than there are batches under way is enough: torch asks for batch
+    k + workers * prefetch when k is handed out, and k has been copied out before the one after that is asked for.
+    """
+    slots = [torch.empty(max(1, slot_bytes), dtype=torch.uint8) for _ in range(number)]
+    return tuple(slot.share_memory_() for slot in slots)  # type: ignore[no-untyped-call]
+
+
+@dataclass(frozen=True)
+class _SlottedItems:
+    """The items in turn, each with the number of the slot that its batch is written into."""
+
+    items: Sequence[int]
+    slots: int
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        for number, item in enumerate(self.items):
+            yield number % self.slots, item
+
+
+class _Slotted(Dataset[Any]):
+    """Computes batches, into slots where there are any.
+
+    Our own errors travel as values: raised in a loader process, torch puts its whole traceback in the message.
+    """
+
+    def __init__(self, batches: Dataset[Any], slots: tuple[torch.Tensor, ...]) -> None:
         self._batches = batches
+        self._slots = slots
 
-    def __getitem__(self, item: int) -> Batch | DistsegError:
+    def __getitem__(self, slot_and_item: tuple[int, int]) -> Any:
+        slot, item = slot_and_item
         try:
+            if self._slots:
+                assert isinstance(self._batches, PlannedBatches)
+                return self._batches.into(self._slots[slot], item)
             return self._batches[item]
         except DistsegError as error:
             return error
 
 
-class _RaisingLoader:
-    """Raises the errors that arrive as items."""
+@dataclass(frozen=True)
+class _Arriving(Generic[AnyBatch]):
+    """Raises the errors that arrive as values, and copies batches out of slots that will be written again."""
 
-    def __init__(self, items: Iterable[Batch | DistsegError]) -> None:
-        self._items = items
+    loader: Iterable[Any]
+    copy: bool
 
-    def __iter__(self) -> Iterator[Batch]:
-        for item in self._items:
-            if isinstance(item, DistsegError):
-                raise item
-            yield item
+    def __iter__(self) -> Iterator[AnyBatch]:
+        for arrived in self.loader:
+            if isinstance(arrived, DistsegError):
+                raise arrived
+            yield arrived.copy() if self.copy else arrived
 
 
 def _start_loader_process(_: int) -> None:
-    cv2.setNumThreads(0)
+    start_helper()
     torch.set_num_threads(1)

@@ -8,6 +8,7 @@ import torch
 
 from distseg import __version__, checkpoint, records
 from distseg.config import RunConfig
+from distseg.data.cache import ShardCache
 from distseg.data.manifest import Manifest, ShardFolder
 from distseg.data.stream import EvalBatches, batch_loader, open_split
 from distseg.errors import DataError, HomeError
@@ -20,10 +21,11 @@ from distseg.tasks.predictor import Predictor
 from distseg.tasks.scoring import measure
 
 
-def export(folder: Path, out: Path) -> ExportManifest:
+def export(folder: Path, out: Path, cache: ShardCache | None = None) -> ExportManifest:
     """Exports ``best.pt`` of a run's folder to ``out``; ParityError, and no file, when it does not follow the model.
 
-    The metrics in the manifest are computed from the exported file on the validation samples of the run's own data.
+    The metrics in the manifest are computed from the exported file on the validation samples of the run's own data;
+    ``cache`` takes copies of its shards if they stand behind a URL.
     """
     record = TrialRecord.load(folder)
     if record.checkpoint is None:
@@ -31,7 +33,7 @@ def export(folder: Path, out: Path) -> ExportManifest:
     best = folder / record.checkpoint
     tree = checkpoint.load(best)
     cfg = RunConfig.model_validate(tree["config"])
-    shards = ShardFolder.open(record.data)
+    shards = ShardFolder.open(record.data, cache)
     if shards.manifest.data_digest != record.data_digest:
         raise DataError(
             f"{shards.root}: holds data {shards.manifest.data_digest[:8]}, trial {record.trial_id} was trained on "

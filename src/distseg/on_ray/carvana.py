@@ -8,6 +8,7 @@ from pathlib import Path
 
 from distseg import atomic, config
 from distseg.data import rle
+from distseg.data.cache import ShardCache
 from distseg.data.layouts import read_corpus
 from distseg.data.layouts.base import Corpus
 from distseg.data.manifest import MANIFEST_FILE, ShardFolder
@@ -40,8 +41,8 @@ class SearchJob:
     overrides: Sequence[str]
     raw: Path | None
     """Kaggle's folder; packed at the base config's ``data.input_size``."""
-    data: Path | None
-    """Or shards that are packed already."""
+    data: str | None
+    """Or a folder of shards that are packed already, or its URL."""
     study: str | None
     resume: bool
     trials: int | None
@@ -54,7 +55,7 @@ def tune_carvana(job: SearchJob, write: Write) -> Path:
     With ``raw`` the winner also writes ``submission.csv`` for the validation cars at original size, and its score.
     """
     raw = None if job.raw is None else read_corpus("carvana", job.raw)
-    shards = job.data if raw is None else _packed(job, raw, write)
+    shards: str | Path | None = job.data if raw is None else _packed(job, raw, write)
     assert shards is not None  # the command line takes exactly one of the two
     study = open_study(
         job.home,
@@ -67,13 +68,14 @@ def tune_carvana(job: SearchJob, write: Write) -> Path:
         workers_per_trial=job.workers_per_trial,
     )
     write(f"study {study.info.name}: {study.info.trials_planned} trials on {shards}")
+    cache = ShardCache.of(job.home)
     with session():
         from distseg.on_ray.tune import search
 
-        search(study, ProgressLines(study, write))
+        search(study, ProgressLines(study, write), cache)
     write(_board(study))
     best = study.folder / "best.ts"
-    manifest = export(trial_folder(study.folder), best)
+    manifest = export(trial_folder(study.folder), best, cache)
     write(f"exported trial {manifest.trial}: {best}")
     write(f"  {manifest.metric} {manifest.metrics[manifest.metric]:.4f} on {manifest.samples} images, from the file")
     if raw is not None:
@@ -100,11 +102,13 @@ def _packed(job: SearchJob, raw: Corpus, write: Write) -> Path:
 
 
 def _fingerprint(folder: Path, raw: Corpus) -> str:
-    """Short digest of the photographs' names, sizes and times of change."""
+    """Short digest of the names, sizes and times of change of the photographs and of all masks."""
+    images = {sample.image for sample in raw.samples}
+    masks = {folder / "train_masks.csv", *(folder / "train_masks").glob("*")}
     digest = hashlib.sha256(str(folder.resolve()).encode())
-    for sample in raw.samples:
-        stat = sample.image.stat()
-        digest.update(f"{sample.key} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+    for path in sorted(path for path in images | masks if path.is_file()):
+        stat = path.stat()
+        digest.update(f"{path.name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:8]
 
 
@@ -126,6 +130,7 @@ def _submit(study: Study, raw: Corpus, model: Path) -> SubmissionScore:
     with atomic.replacing(truth) as file:
         file.write(row_bytes(*HEADER))
         for sample in samples:
+            assert sample.mask is not None  # the carvana layout has label maps
             file.write(row_bytes(sample.image.name, rle.encode(sample.mask.read())))
     result = score(submission, truth)
     atomic.write_text(study.folder / "score.json", json.dumps(result.model_dump(mode="json"), indent=1) + "\n")

@@ -3,10 +3,10 @@
 import logging
 import os
 import secrets
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from distseg.config import Resources
 from distseg.errors import ClusterError
@@ -26,34 +26,35 @@ ENVIRONMENT = {
 
 @contextmanager
 def session(cpus: int | None = None) -> Iterator[None]:
-    """Connects to the Ray at RAY_ADDRESS, or starts one with ``cpus`` CPUs and ends it afterwards."""
+    """Connects to the Ray at RAY_ADDRESS, or starts one on this machine and ends it afterwards.
+
+    ``cpus``: what our own Ray offers; None: all that the machine has.
+    """
     address = os.environ.get("RAY_ADDRESS") or "local"  # without one, Ray would join whichever it finds on this machine
-    own = address == "local"
-    if own:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        _authenticate_own_cluster()
-    import ray
+    with ExitStack() as cleaning:
+        if address == "local":
+            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+            if "RAY_AUTH_MODE" not in os.environ:
+                _authenticate(Path(cleaning.enter_context(TemporaryDirectory(prefix="distseg-token-"))))
+        import ray
 
-    # Where there is no address, the processes of our own Ray inherit this environment when they start.
-    os.environ.update({name: value for name, value in ENVIRONMENT.items() if name not in os.environ})
-    ray.init(
-        address=address,
-        num_cpus=cpus if own else None,
-        runtime_env={"env_vars": ENVIRONMENT},
-        log_to_driver=False,
-        logging_level=logging.WARNING,
-    )
-    try:
-        yield
-    finally:
-        ray.shutdown()
+        # Where there is no address, the processes of our own Ray inherit this environment when they start.
+        os.environ.update({name: value for name, value in ENVIRONMENT.items() if name not in os.environ})
+        ray.init(
+            address=address,
+            num_cpus=cpus if address == "local" else None,
+            runtime_env={"env_vars": ENVIRONMENT},
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+        )
+        try:
+            yield
+        finally:
+            ray.shutdown()
 
 
-def _authenticate_own_cluster() -> None:
-    """Token authentication for a Ray of our own, with a token of its own that nobody else reads."""
-    if "RAY_AUTH_MODE" in os.environ:
-        return
-    folder = Path(tempfile.mkdtemp(prefix="distseg-token-"))  # mode 700
+def _authenticate(folder: Path) -> None:
+    """Token authentication for a Ray of our own, with a token of its own in a folder that nobody else reads."""
     token = folder / "token"
     token.write_text(secrets.token_hex(32))
     os.environ["RAY_AUTH_MODE"] = "token"
@@ -62,34 +63,40 @@ def _authenticate_own_cluster() -> None:
 
 def concurrent_trials(resources: Resources) -> int:
     """How many trials the cluster holds at once; ClusterError when it can never hold one."""
-    holds = {"CPU": resources.cpus_per_worker, "GPU": resources.gpus_per_worker}
-    counts = []
-    for name, each in holds.items():
-        if each > 0:
-            have = cluster_total(name)
-            count = int(have // (each * resources.workers_per_trial) + 1e-9)
-            if count == 0:
-                raise ClusterError(
-                    f"a trial needs {resources.workers_per_trial} workers x {each:g} {name}, the cluster has "
-                    f"{have:g}; lower workers_per_trial or {name.lower()}s_per_worker, or use a larger cluster"
-                )
-            counts.append(count)
-    return min([*counts, resources.max_concurrent or counts[0]])
+    room = _room(resources.cpus_per_worker, resources.gpus_per_worker)
+    trials = room // resources.workers_per_trial
+    if trials == 0:
+        raise ClusterError(
+            f"a trial needs {resources.workers_per_trial} workers of {resources.cpus_per_worker:g} CPU and "
+            f"{resources.gpus_per_worker:g} GPU each, the cluster's nodes have room for {room}; "
+            "lower workers_per_trial, cpus_per_worker or gpus_per_worker, or use a larger cluster"
+        )
+    return min(trials, resources.max_concurrent or trials)
 
 
 def check_workers(workers: int, cpus_per_worker: float, gpus_per_worker: float) -> None:
     """ClusterError when the cluster can never hold this many workers of one run."""
-    for name, each in (("CPU", cpus_per_worker), ("GPU", gpus_per_worker)):
-        have = cluster_total(name)
-        if workers * each > have:
-            raise ClusterError(
-                f"--workers: got {workers}, which need {workers * each:g} {name}, the cluster has {have:g}; "
-                f"want at most {int(have // each)}"
-            )
+    room = _room(cpus_per_worker, gpus_per_worker)
+    if workers > room:
+        raise ClusterError(
+            f"--workers: got {workers} of {cpus_per_worker:g} CPU and {gpus_per_worker:g} GPU each, "
+            f"the cluster's nodes have room for {room}; want at most {room}"
+        )
 
 
 def cluster_total(name: str) -> float:
     """All of a resource that the cluster has, free or not."""
+    return sum(node.get(name, 0.0) for node in _nodes())
+
+
+def _room(cpus: float, gpus: float) -> int:
+    """How many workers of this size the nodes hold, each on one node, when nothing else runs."""
+    needed = {name: each for name, each in (("CPU", cpus), ("GPU", gpus)) if each > 0}
+    return sum(min(int(node.get(name, 0) / each + 1e-9) for name, each in needed.items()) for node in _nodes())
+
+
+def _nodes() -> list[dict[str, float]]:
+    """Resources of each living node."""
     import ray
 
-    return float(ray.cluster_resources().get(name, 0))  # type: ignore[no-untyped-call]
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]

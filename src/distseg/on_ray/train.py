@@ -60,6 +60,9 @@ def fit(
     )
     try:
         trainer.fit()
+    except (KeyboardInterrupt, SystemExit):  # Ray Train takes a Ctrl-C for itself and leaves with exit code 0
+        close_record(spec, Status.INTERRUPTED, "interrupted by the user")
+        raise KeyboardInterrupt from None
     except ray.train.TrainingFailedError as error:
         own = _own_error(error)
         if own is None or spec.study is not None:  # else rank 0 has closed the record, or refused to touch it

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import optuna
+import torch
 from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
@@ -21,6 +22,7 @@ from ray.tune.search.optuna import OptunaSearch
 
 from distseg import checkpoint, config, records
 from distseg.config import SearchConfig
+from distseg.data.cache import ShardCache
 from distseg.on_ray.session import concurrent_trials
 from distseg.on_ray.train import fit
 from distseg.records import Status, TrialRecord
@@ -39,11 +41,12 @@ _NO_CONTROLLER: Any = None  # schedulers that replay needs do not look at it
 OnEvent = Callable[[Event], None]
 
 
-def search(study: Study, on_event: OnEvent) -> None:
+def search(study: Study, on_event: OnEvent, cache: ShardCache | None = None) -> None:
     """Runs a study to the end of its budget, replaying first what its record holds.
 
-    ``on_event`` is called in the driver for every trial that starts, reports or ends. Raises ClusterError before
-    anything starts when one trial can never fit, KeyboardInterrupt when a Ctrl-C left trials that can go on.
+    ``on_event`` is called in the driver for every trial that starts, reports or ends; ``cache`` takes copies of shards
+    behind a URL, on each node. Raises ClusterError before anything starts when one trial can never fit,
+    KeyboardInterrupt when a Ctrl-C left trials that can go on.
     """
     _quieten()
     resources = study.search.resources
@@ -56,7 +59,7 @@ def search(study: Study, on_event: OnEvent) -> None:
     held = _DRIVER_HOLDS
     if not nested:
         held = {"CPU": resources.cpus_per_worker, "GPU": resources.gpus_per_worker}
-    trainable = tune.with_parameters(train_trial, study=_trial_setting(study))
+    trainable = tune.with_parameters(train_trial, study=_trial_setting(study, cache))
     tuner = tune.Tuner(
         tune.with_resources(trainable, held),
         tune_config=tune.TuneConfig(
@@ -88,13 +91,14 @@ def _quieten() -> None:
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)  # TPESampler(group=...)
 
 
-def _trial_setting(study: Study) -> dict[str, Any]:
+def _trial_setting(study: Study, cache: ShardCache | None) -> dict[str, Any]:
     """What every trial of a study shares, as plain values."""
     return {
         "name": study.info.name,
         "folder": study.folder,
         "base": study.base,
         "data": study.info.data,
+        "cache": cache,
         "resources": study.search.resources,
     }
 
@@ -104,6 +108,7 @@ def train_trial(trial: dict[str, Any], study: dict[str, Any]) -> None:
     spec = RunSpec(
         config=config.with_overrides(study["base"], trial["overrides"], f"trial {trial['trial_id']}"),
         data=study["data"],
+        cache=study["cache"],
         folder=study["folder"] / "trials" / trial["trial_id"],
         trial_id=trial["trial_id"],
         study=study["name"],
@@ -111,7 +116,7 @@ def train_trial(trial: dict[str, Any], study: dict[str, Any]) -> None:
     )
     resources = study["resources"]
     if resources.workers_per_trial == 1:
-        run(spec, TrialWorker())
+        run(spec, TrialWorker(gpu=resources.gpus_per_worker > 0))
         return
     fit(
         spec,
@@ -129,8 +134,9 @@ class TrialWorker:
     rank = 0
     world_size = 1
 
-    def __init__(self) -> None:
-        self.device = default_device(0)  # Ray shows a process only its own GPUs
+    def __init__(self, gpu: bool) -> None:
+        """``gpu``: the trial holds one. Ray shows it to a process that does, and hides none from one that does not."""
+        self.device = default_device(0) if gpu else torch.device("cpu")
 
     def report(self, epoch: dict[str, Any]) -> None:
         tune.report({"epoch": epoch["epoch"], _SCORE: epoch["score"]})
@@ -213,6 +219,12 @@ class RecordedSearcher(Searcher):
 
     def close(self) -> bool:
         """Marks what is still running as interrupted, to be resumed; False when nothing was."""
+        for event in self._study.events:  # a stopped nested worker may have written its record once more
+            if event.kind == "end" and event.status is not None:
+                folder = self._study.trial_folder(event.trial_id)
+                record = TrialRecord.load(folder)
+                if record.status != event.status:
+                    record.model_copy(update={"status": Status(event.status)}).save(folder)
         for name in self._names.values():
             folder = self._study.trial_folder(name)
             record = TrialRecord.load(folder)

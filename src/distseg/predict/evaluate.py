@@ -13,10 +13,9 @@ from distseg.export.torchscript import load
 from distseg.tasks.scoring import measure
 
 
-def evaluate(model: Path, shards: Path, split: str, batch: int = 16) -> dict[str, Any]:
+def evaluate(model: Path, folder: ShardFolder, split: str, batch: int = 16) -> dict[str, Any]:
     """``evaluate --json``: metrics, samples, seconds, resolution and config of a file on a split's samples."""
     started = time.perf_counter()
-    folder = ShardFolder.open(shards)
     loaded = load(model)
     if loaded.manifest.classes != folder.manifest.classes:
         raise InputError(

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from distseg import __version__, atomic, config
 from distseg.config import RunConfig, SearchConfig
+from distseg.data.cache import ShardCache
 from distseg.data.manifest import ShardFolder
 from distseg.errors import ConfigError, HomeError
 from distseg.home import Home, unique_name
@@ -26,6 +27,7 @@ from distseg.records import (
     now,
     read_json_lines,
 )
+from distseg.tasks.check import check_task
 
 EVENTS_FILE = "events.jsonl"
 SEARCH_FILE = "search.yaml"
@@ -56,17 +58,20 @@ class Study:
         self.search = search
         self.base = base
         self.events = [Event(**row) for row in read_json_lines(folder / EVENTS_FILE)]
+        self._new = False
 
     @classmethod
     def create(cls, folder: Path, info: StudyInfo, search: SearchConfig, base: RunConfig) -> "Study":
         """A new study, not written yet (see ``begin``); HomeError when the name is taken."""
         if folder.exists():
             raise _taken(folder)
-        return cls(folder, info, search, base)
+        study = cls(folder, info, search, base)
+        study._new = True
+        return study
 
     def begin(self) -> None:
-        """Writes the folder of a new study; HomeError when somebody took the name meanwhile."""
-        if (self.folder / STUDY_FILE).exists():
+        """Writes the folder of a new study; HomeError when somebody took the name meanwhile. A resumed one has it."""
+        if not self._new:
             return
         try:
             self.folder.mkdir(parents=True)
@@ -76,6 +81,7 @@ class Study:
         atomic.write_text(self.folder / SEARCH_FILE, config.dump(here))
         atomic.write_text(self.folder / CONFIG_FILE, config.dump(self.base))
         atomic.write_text(self.folder / STUDY_FILE, self.info.model_dump_json(indent=1) + "\n")
+        self._new = False
 
     @classmethod
     def resume(cls, folder: Path, search: SearchConfig, base: RunConfig, data_digest: str) -> "Study":
@@ -164,7 +170,7 @@ def open_study(
     home: Home,
     search_file: Path,
     overrides: Sequence[str],
-    data: Path,
+    data: Path | str,
     *,
     name: str | None = None,
     resume: bool = False,
@@ -172,6 +178,8 @@ def open_study(
     workers_per_trial: int | None = None,
 ) -> Study:
     """A new study, or with ``resume`` an existing one, checked as a whole before anything is written.
+
+    ``data``: folder of shards, or its URL.
 
     ConfigError, DataError or HomeError when the config, the shards or the name are not right.
     """
@@ -181,7 +189,9 @@ def open_study(
     if workers_per_trial is not None:
         assignments.append(f"study.resources.workers_per_trial={workers_per_trial}")
     search, base = config.load_search(search_file, assignments)
-    manifest = ShardFolder.open(data).manifest
+    shards = ShardFolder.open(data, ShardCache.of(home))
+    manifest = shards.manifest
+    check_task(base.task, manifest)
     if resume:
         if name is None:
             raise HomeError("--resume: which study? give its name with --study NAME")
@@ -192,7 +202,7 @@ def open_study(
         mode=base.eval.mode,
         base=Path(search.base).stem,
         trials_planned=search.budget.trials,
-        data=str(data.resolve()),
+        data=str(shards.root),
         data_digest=manifest.data_digest,
         split_digest=manifest.split_digest_of(base.data.fold),
         created_at=now(),

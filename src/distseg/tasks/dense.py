@@ -4,7 +4,6 @@ import torch
 
 from distseg.config import RunConfig
 from distseg.data.manifest import Manifest
-from distseg.errors import ConfigError
 from distseg.losses import build_loss, median_frequency_weights
 
 
@@ -12,13 +11,8 @@ class DenseTask:
     """Channels and loss; decoding stands in ``tasks/predictor.py``, metrics in ``metrics.py``."""
 
     def __init__(self, cfg: RunConfig, manifest: Manifest) -> None:
-        """ConfigError when the config's task is not that of the data."""
+        """The data are of the config's task (``check_task``)."""
         classes = len(manifest.classes)
-        if (cfg.task == "binary") != (classes == 2 and manifest.task == "binary"):
-            raise ConfigError(
-                f"task: got '{cfg.task}', but the shards are for '{manifest.task}' with {classes} classes; "
-                f"want task={manifest.task}"
-            )
         self.channels_out = channels_out(cfg.task, classes)
         weights = None
         if cfg.loss.class_weights == "median_frequency":

@@ -13,6 +13,7 @@ from distseg.errors import ConfigError, InputError
 from distseg.models.build import build_model
 from distseg.records import Status, TrialRecord
 from distseg.scores import metrics_of, width
+from distseg.tasks.check import check_task
 from distseg.tasks.dense import DenseTask
 from distseg.tasks.predictor import Predictor
 from distseg.tasks.scoring import measure
@@ -70,8 +71,9 @@ def run(spec: RunSpec, worker: Worker) -> TrialRecord:
 def _run(spec: RunSpec, worker: Worker, begin: Callable[[TrainState, TrialRecord], None]) -> TrialRecord:
     cfg = spec.config
     configure_torch(cfg.train)
-    shards = ShardFolder.open(spec.data)
+    shards = ShardFolder.open(spec.data, spec.cache)
     manifest = shards.manifest
+    check_task(cfg.task, manifest)
     _check_metric(cfg, manifest)
     task = DenseTask(cfg, manifest)
     data = open_data(cfg, shards, worker)

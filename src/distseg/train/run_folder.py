@@ -9,6 +9,7 @@ import torch
 
 from distseg import __version__, atomic, checkpoint, config, records
 from distseg.config import RunConfig
+from distseg.data.cache import ShardCache
 from distseg.data.manifest import ShardFolder
 from distseg.errors import TrainingError
 from distseg.models.build import BuiltModel
@@ -23,10 +24,12 @@ class RunSpec:
 
     config: RunConfig
     data: str
-    """Folder of shards."""
+    """Folder of shards, or its URL."""
     folder: Path
     """Where the run's files go; resumed when it holds a checkpoint."""
     trial_id: str
+    cache: ShardCache | None = None
+    """Takes copies of shards behind a URL, on each node."""
     study: str | None = None
     overrides: dict[str, Any] = field(default_factory=dict)
 

@@ -7,8 +7,6 @@ others, and the same arguments give the same files to the byte (with the same ve
 import csv
 import hashlib
 import io
-import os
-import shutil
 from pathlib import Path
 
 import cv2
@@ -16,11 +14,11 @@ import numpy as np
 from PIL import Image
 
 from distseg.data.synthetic.car import BODIES, Array, random_car
+from distseg.data.synthetic.folder import appearing, check
 from distseg.data.synthetic.studio import photograph, random_studio
 from distseg.errors import InputError
 
 _VIEWS_IN_A_TURN = 16
-_MIN_SIDE_PX = 64
 _JPEG_QUALITY = 92
 _MAKERS = ("Aldora", "Brisk", "Cavano", "Dunmore", "Estrel", "Fenwick")
 _MODELS = ("Comet", "Heron", "Lark", "Mesa", "Otter", "Quill", "Tarn", "Vesper")
@@ -32,11 +30,11 @@ def write_carvana(out: Path, *, groups: int = 12, views: int = 16, size: tuple[i
 
     `out` appears complete or not at all; an `out` that holds anything is refused with InputError and left as it is.
     """
-    _check(out, groups, views, size, seed)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    aside = out.parent / f".{out.name}.tmp-{os.getpid()}"
-    try:
-        (aside / "train").mkdir(parents=True)
+    check(out, groups=groups, views=views, size=size, seed=seed)
+    if views > _VIEWS_IN_A_TURN:
+        raise InputError(f"views: got {views}, wanted 1 to {_VIEWS_IN_A_TURN}; those make a full turn")
+    with appearing(out) as aside:
+        (aside / "train").mkdir()
         (aside / "train_masks").mkdir()
         with (
             open(aside / "train_masks.csv", "w", newline="") as runs_file,
@@ -59,24 +57,6 @@ def write_carvana(out: Path, *, groups: int = 12, views: int = 16, size: tuple[i
                     (aside / "train" / f"{name}.jpg").write_bytes(_jpeg(picture))
                     (aside / "train_masks" / f"{name}_mask.gif").write_bytes(_gif(mask))
                     runs.writerow([f"{name}.jpg", _run_lengths(mask)])
-        aside.replace(out)
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
-
-
-def _check(out: Path, groups: int, views: int, size: tuple[int, int], seed: int) -> None:
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out}: exists already; wanted a new or an empty folder; name another one or remove it")
-    if groups < 1:
-        raise InputError(f"groups: got {groups}, wanted at least 1; ask for one car or more")
-    if not 1 <= views <= _VIEWS_IN_A_TURN:
-        raise InputError(f"views: got {views}, wanted 1 to {_VIEWS_IN_A_TURN}; those make a full turn")
-    if min(size) < _MIN_SIDE_PX:
-        smallest = f"{_MIN_SIDE_PX}x{_MIN_SIDE_PX}"
-        raise InputError(f"size: got {size[0]}x{size[1]}, wanted at least {smallest} pixels; ask for larger pictures")
-    if seed < 0:
-        raise InputError(f"seed: got {seed}, wanted 0 or more; drop the sign")
 
 
 def _description(rng: np.random.Generator) -> list[str]:

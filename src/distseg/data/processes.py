@@ -1,0 +1,35 @@
+"""Helper processes of loaders and packers: how they start, and that they never outlive who started them."""
+
+import ctypes
+import multiprocessing
+import os
+import shutil
+import threading
+from multiprocessing import util
+
+import cv2
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
+_KEEP_BYTES = 1 << 25  # the most that glibc accepts as a threshold for mmap
+
+
+def start_helper() -> None:
+    """To be called first in a helper process: one thread, memory kept, and an end when the starter ends.
+
+    glibc gives large blocks back at once and faults them in again page by page, which costs decoding up to a half.
+    """
+    cv2.setNumThreads(0)
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        libc.mallopt(_M_MMAP_THRESHOLD, _KEEP_BYTES)
+        libc.mallopt(_M_TRIM_THRESHOLD, 1 << 30)
+    threading.Thread(target=_end_with_starter, daemon=True).start()
+
+
+def _end_with_starter() -> None:
+    """Else a starter that is killed (SIGKILL) leaves processes that wait for ever, and multiprocessing's sockets."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        shutil.rmtree(util.get_temp_dir(), ignore_errors=True)
+        os._exit(1)

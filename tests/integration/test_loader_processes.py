@@ -1,0 +1,102 @@
+"""Loader processes: their batches stay as they were, and of a killed training no process, file or memory stays."""
+
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from distseg.data.layouts import read_corpus
+from distseg.data.manifest import ShardFolder
+from distseg.data.pack import pack
+from distseg.data.stream import EvalBatches, batch_loader, open_named_split
+from distseg.data.synthetic.carvana import write_carvana
+
+READER = """
+import sys, time
+from distseg.data.manifest import ShardFolder
+from distseg.data.order import EpochPlan
+from distseg.data.stream import TrainBatches, batch_loader, open_named_split
+
+def augment(image, mask, epoch, key):
+    return image, mask
+
+if __name__ == "__main__":
+    reader = open_named_split(ShardFolder.open(sys.argv[1]), "train")
+    plan = EpochPlan(reader.shard_sizes, 4, seed=0, window=8, tail="wrap")
+    batches = TrainBatches(reader, plan, size=(64, 64), augment=augment, rank=0, world_size=1)
+    for batch in batch_loader(batches, range(10**9), workers=2, prefetch=4, pin=False):
+        if batch.step == 20:
+            print("reading", flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("killed")
+    write_carvana(root / "raw", groups=4, views=4, size=(64, 64))
+    pack(read_corpus("carvana", root / "raw"), root / "shards", size=None)
+    return root / "shards"
+
+
+def test_batches_that_are_kept_stay_as_they_were(shards: Path) -> None:
+    """Loader processes write into the same shared memory again and again."""
+    reader = open_named_split(ShardFolder.open(shards), "train")
+    batches = EvalBatches(reader, batch=2, rank=0, world_size=1)
+    items = [*range(len(batches))] * 6
+    here = [batches[item] for item in items]
+    loader = batch_loader(batches, items, workers=2, prefetch=1, pin=False)
+    for _ in range(2):
+        kept = list(loader)
+        assert len(kept) == len(items) == 36
+        for one, other in zip(kept, here, strict=True):
+            assert one.keys == other.keys
+            assert torch.equal(one.images, other.images)
+            assert torch.equal(one.masks, other.masks)
+            assert one.images.is_contiguous(memory_format=torch.channels_last)
+
+
+def marked(mark: str) -> dict[int, str]:
+    """Processes that inherited the mark in their environment."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if mark.encode() in (folder / "environ").read_bytes():
+                found[int(folder.name)] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+        except OSError:
+            continue
+    return found
+
+
+def shared_memory() -> set[str]:
+    return {path.name for path in Path("/dev/shm").iterdir()}
+
+
+@pytest.mark.parametrize("delay_s", [0.0, 0.3])
+def test_nothing_stays_of_a_killed_training(shards: Path, tmp_path: Path, delay_s: float) -> None:
+    script = tmp_path / "reader.py"
+    script.write_text(READER)
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    mark = f"mark-{secrets.token_hex(8)}"
+    environment = {**os.environ, "DISTSEG_TEST_MARK": mark, "TMPDIR": str(scratch)}
+    before = shared_memory()
+    command = [sys.executable, "-W", "ignore", str(script), str(shards)]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as reader:
+        assert reader.stdout is not None
+        assert reader.stdout.readline() == "reading\n"
+        time.sleep(delay_s)
+        assert len(marked(mark)) >= 4  # itself, the fork server, two loader processes
+        reader.send_signal(signal.SIGKILL)
+        reader.wait()
+        deadline = time.monotonic() + 15
+        while marked(mark) and time.monotonic() < deadline:
+            time.sleep(0.1)
+    assert marked(mark) == {}
+    assert list(scratch.iterdir()) == []
+    assert {name for name in shared_memory() - before if name.startswith(("torch_", "sem.mp-"))} == set()
