@@ -20,7 +20,12 @@ os.environ |= {
     "MKL_NUM_THREADS": "1",
 }
 
+from hypothesis import settings  # noqa: E402
+
 from distseg.home import Home  # noqa: E402
+
+settings.register_profile("busy machines", deadline=None)  # no test measures time
+settings.load_profile("busy machines")
 
 
 @pytest.fixture

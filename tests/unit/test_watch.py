@@ -4,6 +4,8 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -257,6 +259,15 @@ def test_lines_appear_while_the_run_goes_on(tmp_path: Path, capsys: pytest.Captu
     assert capsys.readouterr().err.splitlines() == LINES[1:]
 
 
+def read_to_end(terminal: int) -> str:
+    """All that is written to the other end of a pseudo terminal until it is closed."""
+    parts = []
+    with suppress(OSError):  # EIO: closed
+        while part := os.read(terminal, 1 << 16):
+            parts.append(part)
+    return b"".join(parts).decode()
+
+
 def test_a_bar_on_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "progress.json").write_text(
         Progress(
@@ -269,11 +280,13 @@ def test_a_bar_on_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("COLUMNS", "160")
     with open(theirs, "w") as terminal:
         monkeypatch.setattr("sys.stderr", terminal)
-        with Follow(tmp_path, 3, "miou"):
-            write_rows(tmp_path, row(2, None), row(3, 0.75))
-        monkeypatch.undo()
-        os.set_blocking(ours, False)
-        text = os.read(ours, 1 << 20).decode()
+        with ThreadPoolExecutor(1) as pool:  # a terminal holds 4 KiB that nobody has read
+            reading = pool.submit(read_to_end, ours)
+            with Follow(tmp_path, 3, "miou"):
+                write_rows(tmp_path, row(2, None), row(3, 0.75))
+            monkeypatch.undo()
+            terminal.close()
+            text = reading.result(timeout=10)
     os.close(ours)
     assert "\x1b[" in text  # it moves
     assert "━" in text
