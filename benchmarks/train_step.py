@@ -44,7 +44,7 @@ class Bare:
     def __init__(self, cfg: RunConfig, device: torch.device) -> None:
         torch.manual_seed(cfg.seed)
         built = build_model(cfg.model, 1)
-        self.network = built.network.to(device, memory_format=torch.channels_last)
+        self.network = built.network.to(device).to(memory_format=torch.channels_last)
         self._optimizer = torch.optim.AdamW(self.network.parameters(), lr=cfg.optim.lr, weight_decay=0.0)
         self._mean, self._std = (
             torch.tensor(colours, device=device).view(1, 3, 1, 1) for colours in (built.mean, built.std)
@@ -61,7 +61,7 @@ class Bare:
             with autocast(self._device, self._precision):
                 logits = self.network(images)
             loss = F.binary_cross_entropy_with_logits(logits.float(), masks)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             self._optimizer.step()
             self._optimizer.zero_grad(set_to_none=True)
 
@@ -146,7 +146,7 @@ def main() -> None:
         torch.set_num_threads(cfg.train.threads)
         samples = VIEWS * (-(-options.steps * options.batch // VIEWS))
         turns = Turns(Bare(cfg, device), samples // options.batch, device)
-        loop.train_step = turns  # type: ignore[assignment]
+        vars(loop)["train_step"] = turns
         spec = RunSpec(cfg, str(shards), Path(folder) / "run", trial_id="run")
         loop.run(spec, LocalWorker(0, 1, device))
     assert turns.network is not None
