@@ -81,7 +81,7 @@ def _run(spec: RunSpec, worker: Worker, begin: Callable[[TrainState, TrialRecord
     _check_metric(cfg, manifest)
 
     # Data: every rank plans the same epochs and takes its own slice of each global batch.
-    train_reader = open_split(shards, training=True, fold=cfg.data.fold)
+    train_reader = open_split(shards, training=True, fold=cfg.data.fold, window=cfg.data.shuffle_window)
     val_reader = open_split(shards, training=False, fold=cfg.data.fold)
     plan = EpochPlan(
         train_reader.shard_sizes, cfg.train.batch_global, cfg.seed, cfg.data.shuffle_window, tail=cfg.data.tail
@@ -267,6 +267,7 @@ def _close_epoch(state: TrainState, cfg: RunConfig, plan: EpochPlan, score: Scor
             "seconds": state.seconds,
             "images_per_s": state.loss_images / seconds,
             "bad_samples": len(state.bad),
+            "surplus": plan.surplus,  # samples seen twice in the epoch or, below 0, left out of it
         }
     )
     state.loss_sum, state.loss_images = 0.0, 0
