@@ -16,7 +16,8 @@ from distseg.home import Home
 from distseg.on_ray.pack import cluster
 
 
-def parse() -> PackJob:
+def parse() -> tuple[PackJob, int | None]:
+    """The job, and how many CPUs it may take; None for all."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", type=Path, metavar="SRC", help="the raw data")
     parser.add_argument("--layout", required=True, help="carvana, folders or coco")
@@ -31,13 +32,16 @@ def parse() -> PackJob:
     parser.add_argument("--ignore-label", type=int, metavar="N", help="label that marks void")
     parser.add_argument("--mask-encoding", choices=("png", "bits", "fastest"), default="png")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, metavar="N", help="CPUs to take; default: all of the cluster")
     parser.add_argument("--home", metavar="DIR", help="default: DISTSEG_HOME as the cluster has it, else ~/.distseg")
     args = parser.parse_args()
+    if args.workers is not None and args.workers < 1:
+        raise InputError(f"--workers {args.workers}: want 1 or more")
     named = {"SRC": args.source, "--out": args.out, "--classes": args.classes, "--home": args.home and Path(args.home)}
     for name, path in named.items():
         if path is not None and not path.is_absolute():
             raise InputError(f"{name}: got the relative path '{path}', want an absolute one: a job runs elsewhere")
-    return PackJob(
+    job = PackJob(
         layout=args.layout,
         source=args.source,
         options=LayoutOptions(args.group_regex, args.classes, args.ignore_label),
@@ -50,12 +54,13 @@ def parse() -> PackJob:
         seed=args.seed,
         mask_encoding=args.mask_encoding,
     )
+    return job, args.workers
 
 
 def main() -> int:
     try:
-        job = parse()
-        with cluster() as elsewhere:
+        job, workers = parse()
+        with cluster(workers) as elsewhere:
             manifest = pack_raw(job, elsewhere, lambda label: nullcontext(None), warn=print)
     except DistsegError as error:
         print(f"pack: error: {error}", file=sys.stderr)

@@ -48,8 +48,11 @@ class DataConfig(Section):
     """Validate on this fold of the manifest and train on the others; None: the manifest's split."""
     tail: Literal["wrap", "drop"] = "wrap"
     """The last global batch of an epoch when samples do not divide: filled from the epoch's start, or left out."""
-    shuffle_window: PositiveInt = 8
-    """Samples are shuffled within this many shards (shards themselves are shuffled over the whole epoch)."""
+    shuffle_window: Annotated[int, Field(gt=0, le=64)] = 8
+    """Samples are shuffled within this many shards (shards themselves are shuffled over the whole epoch).
+
+    Each process keeps as many shards open, and as many indexes in memory; remote ones cannot leave the node's cache.
+    """
     workers: Annotated[int, Field(ge=0)] = 0
     """Loader processes per training worker; 0 decodes in the training process."""
     prefetch: PositiveInt = 2

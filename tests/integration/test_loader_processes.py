@@ -1,21 +1,26 @@
 """Loader processes: their batches stay as they were, and of a killed training no process, file or memory stays."""
 
+import itertools
 import os
 import secrets
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
 
+from distseg.augment.policies import Augmenter
 from distseg.data.layouts import read_corpus
 from distseg.data.manifest import ShardFolder
+from distseg.data.order import EpochPlan
 from distseg.data.pack import pack
-from distseg.data.stream import EvalBatches, batch_loader, open_named_split
+from distseg.data.stream import Batch, EvalBatches, TrainBatches, batch_loader, open_named_split
 from distseg.data.synthetic.carvana import write_carvana
+from distseg.train.loop import KeyedAugment
 
 READER = """
 import sys, time
@@ -40,7 +45,7 @@ if __name__ == "__main__":
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("killed")
     write_carvana(root / "raw", groups=4, views=4, size=(64, 64))
-    pack(read_corpus("carvana", root / "raw"), root / "shards", size=None)
+    pack(read_corpus("carvana", root / "raw"), root / "shards", size=None, samples_per_shard=4)
     return root / "shards"
 
 
@@ -59,6 +64,55 @@ def test_batches_that_are_kept_stay_as_they_were(shards: Path) -> None:
             assert torch.equal(one.images, other.images)
             assert torch.equal(one.masks, other.masks)
             assert one.images.is_contiguous(memory_format=torch.channels_last)
+
+
+STEPS = 6  # 12 samples in batches of 5, the last one filled up: 3 steps an epoch, two epochs
+
+
+def training(root: Path, rank: int, ranks: int, workers: int, steps: Sequence[int]) -> list[Batch]:
+    reader = open_named_split(ShardFolder.open(root), "train", window=2)
+    plan = EpochPlan(reader.shard_sizes, 5, seed=3, window=2, tail="wrap")
+    augment = KeyedAugment(Augmenter("all", (64, 64)), seed=3)
+    batches = TrainBatches(reader, plan, size=(64, 64), augment=augment, rank=rank, world_size=ranks)
+    return list(batch_loader(batches, steps, workers=workers, prefetch=1, pin=False))
+
+
+def validation(root: Path, rank: int, ranks: int, workers: int) -> list[Batch]:
+    reader = open_named_split(ShardFolder.open(root), "val")
+    batches = EvalBatches(reader, batch=2, rank=rank, world_size=ranks)
+    return list(batch_loader(batches, range(len(batches)), workers=workers, prefetch=1, pin=False))
+
+
+def by_key(batches: Sequence[Batch]) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """Of each sample, image and mask; a sample that comes twice fails."""
+    found: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+    for batch in batches:
+        for key, image, mask in zip(batch.keys, batch.images, batch.masks, strict=True):
+            assert key not in found
+            found[key] = image, mask
+    return found
+
+
+@pytest.mark.parametrize(("ranks", "workers"), [(1, 0), (1, 2), (2, 1), (2, 2), (3, 2)])
+def test_ranks_and_loader_processes_change_no_batch(shards: Path, ranks: int, workers: int) -> None:
+    """Compared with one rank that computes its batches itself, from the start and from a step in the middle."""
+    alone = training(shards, 0, 1, 0, range(STEPS))
+    assert [batch.step for batch in alone] == [*range(STEPS)]
+    for first in (0, 2):  # step 2 is the last one of epoch 0
+        steps = range(first, STEPS)
+        shares = [training(shards, rank, ranks, workers, steps) for rank in range(ranks)]
+        for wanted, *parts in zip(alone[first:], *shares, strict=True):
+            assert {part.step for part in parts} == {wanted.step}
+            assert tuple(itertools.chain.from_iterable(part.keys for part in parts)) == wanted.keys
+            assert torch.equal(torch.cat([part.images for part in parts]), wanted.images)
+            assert torch.equal(torch.cat([part.masks for part in parts]), wanted.masks)
+    wanted_validation = by_key(validation(shards, 0, 1, 0))
+    got = by_key([batch for rank in range(ranks) for batch in validation(shards, rank, ranks, workers)])
+    assert got.keys() == wanted_validation.keys()
+    assert len(got) == 4
+    for key, (image, mask) in wanted_validation.items():
+        assert torch.equal(got[key][0], image)
+        assert torch.equal(got[key][1], mask)
 
 
 def marked(mark: str) -> dict[int, str]:

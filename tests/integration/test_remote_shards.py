@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -181,7 +182,7 @@ def s3(shards: Path) -> Iterator[CuttingProxy]:
 
 def training_batches(folder: ShardFolder, workers: int) -> list[tuple[tuple[str, ...], torch.Tensor, torch.Tensor]]:
     """(keys, images, masks) of two epochs, augmented, then of the validation samples."""
-    reader = open_split(folder, training=True, fold=None)
+    reader = open_split(folder, training=True, fold=None, window=2)
     plan = EpochPlan(reader.shard_sizes, 4, seed=1, window=2, tail="wrap")
     augment = KeyedAugment(Augmenter("flip", SIZE), 1)
     training = TrainBatches(reader, plan, size=SIZE, augment=augment, rank=0, world_size=1)
@@ -233,6 +234,49 @@ def test_a_cache_too_small_for_the_data_set_changes_no_batch(
     assert verify(ShardFolder.open(server.url, cache)) == []  # one shard open at a time
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= cache.bytes_max
     assert_equal_batches(ShardFolder.open(server.url, cache), local)
+
+
+def test_streaming_keeps_a_cache_that_holds_a_window_in_its_bounds(
+    server: FaultyServer, shards: Path, tmp_path: Path
+) -> None:
+    tars, indexes = ([path.stat().st_size for path in shards.glob(f"train-*.{end}")] for end in ("tar", "index.jsonl"))
+    cache = ShardCache(tmp_path, 3 * max(tars) + sum(indexes), QUICK)  # a window of two shards, and one more
+    assert sum(tars) + sum(indexes) > cache.bytes_max
+    reader = open_split(ShardFolder.open(server.url, cache), training=True, fold=None, window=2)
+    plan = EpochPlan(reader.shard_sizes, 4, seed=1, window=2, tail="wrap")
+    augment = KeyedAugment(Augmenter("none", SIZE), 1)
+    batches = TrainBatches(reader, plan, size=SIZE, augment=augment, rank=0, world_size=1)
+    for step in range(3 * plan.steps):
+        assert batches[step].bad == ()
+        assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= cache.bytes_max
+
+
+def test_a_damaged_copy_is_fetched_once_more(server: FaultyServer, shards: Path, tmp_path: Path) -> None:
+    folder, local = ShardFolder.open(server.url, ShardCache(tmp_path, 10**9, QUICK)), ShardFolder.open(shards)
+    training_batches(folder, 0)
+    for path in tmp_path.iterdir():
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2 :] = bytes(len(data) - len(data) // 2)
+        path.write_bytes(data)
+    assert_equal_batches(folder, local)
+    assert {server.gets[shard.name] for shard in local.manifest.shards} == {2}
+    for shard in local.manifest.shards:
+        assert (tmp_path / shard.sha256).read_bytes() == (shards / shard.name).read_bytes()
+
+
+def test_what_stands_in_the_store_is_seen_past_the_copies(shards: Path, tmp_path: Path) -> None:
+    damaged = FaultyServer(Path(shutil.copytree(shards, tmp_path / "store")))
+    cache = ShardCache(tmp_path / "cache", 10**9, Retry(tries=1))
+    with serving(damaged):
+        folder = ShardFolder.open(damaged.url, cache)
+        assert verify(folder) == []
+        tar = damaged.folder / folder.manifest.shards[0].name
+        tar.write_bytes(bytes(tar.stat().st_size))
+        assert verify(folder) == []
+        with cache.fresh() as fresh:
+            (found,) = verify(ShardFolder.open(damaged.url, fresh))
+        assert found.shard == tar.name
+    assert [path for path in cache.folder.iterdir() if path.is_dir()] == []
 
 
 @pytest.mark.parametrize("cuts", [0, 6])
@@ -399,5 +443,5 @@ def test_the_commands_take_a_url(server: FaultyServer, shards: Path, tmp_path: P
     assert json.loads((home / "runs" / run / "record.json").read_text())["data"] == server.url
     assert json.loads(evaluated)["samples"] == local.samples["val"]
     tars = [shard.name for shard in local.shards]
-    assert {name: server.gets[name] for name in tars} == dict.fromkeys(tars, 1)
+    assert {name: server.gets[name] for name in tars} == dict.fromkeys(tars, 2)  # to verify, and for all others
     assert {path.name for path in (home / "cache/shards").iterdir()} >= {shard.sha256 for shard in local.shards}

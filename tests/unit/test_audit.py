@@ -14,6 +14,7 @@ from distseg.cli.main import main
 from distseg.data.audit import AuditReport, Finding, audit
 from distseg.data.findings import summary
 from distseg.data.layouts.base import LayoutOptions
+from distseg.data.raw_image import read_image, shown_size
 
 GOOD = np.array([[0, 1, 1], [1, 0, 0]], np.uint8)
 SIZE = (3, 2)
@@ -196,6 +197,18 @@ def test_exif_rotation_that_the_mask_does_not_have(tmp_path: Path) -> None:
     assert wrong.message == "mask is 3x2, image is 2x3 once EXIF has turned it"
 
 
+@pytest.mark.parametrize("ending", ["jpg", "png", "tif", "webp"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_sizes_are_those_that_are_packed(tmp_path: Path, ending: str, orientation: int) -> None:
+    """Whether PIL has turned a picture's size already depends on its format."""
+    path = write(picture(5), tmp_path / "images" / f"a.{ending}", exif=with_exif(orientation))
+    width, height = shown_size(path)
+    assert (width, height) == read_image(path).size == ((2, 3) if orientation >= 5 else (3, 2))
+    write_mask(tmp_path / "masks" / "a.png", np.eye(height, width))
+    found = [("warning", "image-exif")] if orientation > 1 else []
+    assert [(finding.severity, finding.code) for finding in folders(tmp_path).findings] == found
+
+
 def test_image_of_16_bits(tmp_path: Path) -> None:
     write_good(tmp_path, "a", "b")
     write(Image.fromarray(np.arange(6, dtype=np.uint16).reshape(2, 3)), tmp_path / "images" / "b.png")
@@ -360,13 +373,18 @@ def test_object_sizes_that_differ(tmp_path: Path) -> None:
     assert only(coco(tmp_path, [TRIANGLE])) == ("error", "size-differs", "a.png")
 
 
-def test_threads_change_nothing_and_progress_counts(tmp_path: Path) -> None:
+def test_names_that_packing_refuses(tmp_path: Path) -> None:
+    write_good(tmp_path, "a", "b" * 95)
+    assert only(folders(tmp_path)) == ("error", "bad-name", "b" * 95 + ".png")
+
+
+def test_processes_change_nothing_and_progress_counts(tmp_path: Path) -> None:
     write_good(tmp_path, *"abcdef")
     write_mask(tmp_path / "masks" / "c.png", GOOD * 255)
     calls: list[tuple[int, int]] = []
     one = audit("folders", tmp_path, progress=lambda done, total: calls.append((done, total)))
     assert calls == [(done, 6) for done in range(1, 7)]
-    assert audit("folders", tmp_path, workers=3) == one
+    assert audit("folders", tmp_path, workers=2) == one
 
 
 def test_summary_names_the_first_files() -> None:

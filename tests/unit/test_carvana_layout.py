@@ -52,6 +52,16 @@ def test_png_masks_of_either_level(tmp_path: Path, car_level: int) -> None:
     np.testing.assert_array_equal(mask, CAR)
 
 
+def test_a_table_that_is_gone(tmp_path: Path) -> None:
+    write_images(tmp_path, "a_01")
+    table = tmp_path / "train_masks.csv"
+    table.write_text("img,rle_mask\na_01.jpg,8 4\n")
+    corpus = read(tmp_path)
+    table.unlink()
+    with pytest.raises(DataError, match=r"train_masks\.csv: cannot be read \(No such file or directory\)"):
+        corpus.samples[0].mask.read()
+
+
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])
 def test_run_lengths_where_masks_are_absent(tmp_path: Path, newline: str) -> None:
     write_images(tmp_path, "a_01", "a_02")

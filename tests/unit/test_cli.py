@@ -14,7 +14,7 @@ from distseg.errors import DataError, DistsegError, TrainingError
 
 COMMANDS = ["data", "train", "tune", "leaderboard", "export", "evaluate", "submission", "score"]
 """All that ``--help`` lists; whoever adds a command adds it here."""
-DATA_COMMANDS = ["synth", "pack", "info", "verify"]
+DATA_COMMANDS = ["synth", "pack", "audit", "info", "verify"]
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> object:

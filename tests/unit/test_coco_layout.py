@@ -9,7 +9,7 @@ from pycocotools import mask as coco
 
 from distseg.data.layouts import read_corpus
 from distseg.data.layouts.base import Instance, LayoutOptions
-from distseg.data.layouts.coco import read
+from distseg.data.layouts.coco import read, scan
 from distseg.errors import DataError
 
 # pycocotools 2.0.11 decodes with an __array__ that numpy 2 will not take for ever.
@@ -126,6 +126,27 @@ def test_paths_as_label_studio_writes_them(tmp_path: Path, file_name: str) -> No
     (sample,) = read(tmp_path / "export").samples
     assert sample.image == tmp_path / "export" / "images" / "a b.jpg"
     assert sample.key == "a-b"
+
+
+@pytest.mark.parametrize(("file_name", "warned"), [("1/a.jpg", True), ("/upload/a.jpg", True), ("a.jpg", False)])
+def test_another_image_of_the_name_is_taken_with_a_warning(tmp_path: Path, file_name: str, warned: bool) -> None:
+    write_image(tmp_path / "2" / "a.jpg")
+    write_json(tmp_path / "all.json", [an_image(0, file_name)], [])
+    found = scan(tmp_path, LayoutOptions())
+    assert found.corpus.samples[0].image == tmp_path / "2" / "a.jpg"
+    lines = [(finding.severity, finding.code, finding.file, finding.message) for finding in found.findings]
+    message = f"taken for '{file_name}' of all.json, because of its name alone"
+    assert lines == [("warning", "image-by-name", str(tmp_path / "2" / "a.jpg"), message)] * warned
+
+
+def test_links_that_make_a_loop(tmp_path: Path) -> None:
+    write_image(tmp_path / "far" / "a.jpg")
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "images").symlink_to(tmp_path / "far")
+    (tmp_path / "far" / "back").symlink_to(tmp_path / "raw")
+    write_json(tmp_path / "raw" / "all.json", [an_image(0, "x/a.jpg")], [])
+    found = scan(tmp_path / "raw", LayoutOptions())
+    assert [sample.image for sample in found.corpus.samples] == [tmp_path / "raw" / "images" / "a.jpg"]
 
 
 @pytest.mark.parametrize("file_name", ["../secret.jpg", "images/../../secret.jpg", "{outside}/secret.jpg"])

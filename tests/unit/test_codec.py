@@ -124,6 +124,19 @@ def test_pngs_that_others_wrote_are_read_too(levels: int) -> None:
     np.testing.assert_array_equal(decode_mask(theirs, "png", levels), mask)
 
 
+@pytest.mark.parametrize("one", [1, 255])
+def test_masks_of_two_classes_in_eight_bits(one: int) -> None:
+    data = cv2.imencode(".png", MASK * np.uint8(one))[1].tobytes()
+    assert np.array_equal(decode_mask(data, "png", 2), MASK)
+
+
+@pytest.mark.parametrize(("labels", "wrong"), [([0, 1, 2], 2), ([0, 1, 255], 1), ([0, 254, 255], 254), ([7, 7, 7], 7)])
+def test_a_third_label_in_eight_bits_is_out_of_range(labels: list[int], wrong: int) -> None:
+    data = cv2.imencode(".png", np.array([labels], np.uint8))[1].tobytes()
+    with pytest.raises(BadSampleError, match=rf"^label {wrong} out of range 0\.\.1"):
+        decode_mask(data, "png", 2)
+
+
 @pytest.mark.parametrize("levels", [2, 3])
 def test_others_read_our_pngs(levels: int) -> None:
     mask = np.random.default_rng(0).integers(0, levels, (30, 45), np.uint8)

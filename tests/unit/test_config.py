@@ -39,6 +39,7 @@ def searched(folder: Path, text: str, base: str = "{}") -> Path:
         ("{}", ["=3"], r"override '=3': want key=value"),
         ("{}", ["optim.lr=[1"], r"override 'optim.lr=\[1': value is not YAML"),
         ("{}", ["optim.lr="], r"optim.lr: .*valid number, got None"),
+        ("{}", ["data.shuffle_window=65"], r"data.shuffle_window: .*less than or equal to 64, got 65"),
         ("{}", ["optim.lr=0"], r"optim.lr: .*greater than 0, got 0"),
         ("{}", ["optim.lr.peak=1"], r"optim.lr: .*valid number"),
         ("{}", ["train.epochs=4.5"], r"train.epochs: .*valid integer.*got 4.5"),

@@ -1,5 +1,6 @@
 """The exported file: it follows the model, runs with torch alone; files that are not one are told."""
 
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -19,7 +20,7 @@ from distseg.data.pack import pack
 from distseg.data.synthetic.carvana import write_carvana
 from distseg.errors import DataError, HomeError, InputError, ParityError
 from distseg.export import parity
-from distseg.export.build import export, restore_predictor
+from distseg.export.build import export, restore_predictor, score_file
 from distseg.export.torchscript import load, save
 from distseg.leaderboard.choose import trial_folder
 from distseg.predict.evaluate import evaluate
@@ -212,6 +213,17 @@ def test_somebody_elses_torchscript(extra: dict[str, str], tmp_path: Path) -> No
 def test_no_such_file(name: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no such file; make it with 'distseg export"):
         load(tmp_path / name)
+
+
+def test_a_validation_sample_that_cannot_be_used_is_not_left_out(exported: Path, shards: Path, tmp_path: Path) -> None:
+    bad = ShardFolder.open(shutil.copytree(shards, tmp_path / "bad"))
+    shard = next(shard for shard in bad.manifest.shards if shard.split == "val")
+    entry = bad.entries(shard)[0]
+    data = bytearray(bad.shard_path(shard).read_bytes())
+    data[entry.members["jpg"].offset + 50] ^= 255
+    bad.shard_path(shard).write_bytes(data)
+    with pytest.raises(DataError, match=rf"1 samples cannot be used, first {entry.key}: .*CRC"):
+        score_file(exported, bad, fold=None)
 
 
 def test_other_classes_are_not_measured(exported: Path, shards: Path, tmp_path: Path) -> None:

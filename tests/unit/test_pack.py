@@ -1,11 +1,13 @@
+import fcntl
 import io
 import json
 import os
-import subprocess
-import sys
+import socket
 from collections import Counter
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -14,16 +16,20 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from distseg.data import pack as pack_module
+from distseg.data.appearing import appearing
+from distseg.data.audit import _LookTask
 from distseg.data.codec import decode_image, decode_mask
 from distseg.data.info import class_counts_csv, info
 from distseg.data.instances import instance_mask
 from distseg.data.layouts import carvana
-from distseg.data.layouts.base import Corpus, Instance, Labels, RawSample
+from distseg.data.layouts.base import Corpus, Instance, Labels, LayoutOptions, RawSample
 from distseg.data.manifest import Manifest, SampleEntry, Shard, ShardFolder, index_path
 from distseg.data.pack import pack
+from distseg.data.pack_raw import PackJob, pack_raw
 from distseg.data.stream import open_named_split, open_split
 from distseg.data.verify import verify
 from distseg.errors import DataError
+from distseg.on_ray.pack import _on_node
 
 CARS, VIEWS = 6, 4
 SIZE = WIDTH, HEIGHT = 32, 24
@@ -385,6 +391,27 @@ def test_objects_are_stored_as_run_lengths(raw: Path, tmp_path: Path) -> None:
     assert reader.read(0).instances == Objects().read()
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_two_classes_of_objects_stand_on_both_sides(raw: Path, tmp_path: Path, seed: int) -> None:
+    """Unlike label maps, objects have no background class: with two there is something to stratify."""
+    nuts, bolts = (Boxes(label) for label in range(2))
+    image = raw / "train" / "car0_01.jpg"
+    samples = [RawSample(f"k{n:02d}", f"g{n:02d}", image, instances=bolts if n in (3, 11) else nuts) for n in range(12)]
+    corpus = Corpus("test", "instance", ("nut", "bolt"), None, samples)
+    manifest = pack(corpus, tmp_path / "out", size=None, val_fraction=0.5, seed=seed)
+    assert {split for group in ("g03", "g11") for split in manifest.groups[group].samples} == {"train", "val"}
+
+
+class Boxes:
+    """One object that fills the image."""
+
+    def __init__(self, label: int) -> None:
+        self.label = label
+
+    def read(self) -> tuple[Instance, ...]:
+        return (Instance(self.label, run_lengths(np.ones((HEIGHT, WIDTH), np.uint8)), False),)
+
+
 def test_objects_shrink_with_their_image_and_vanish(raw: Path, tmp_path: Path) -> None:
     manifest = pack(scenes(raw), tmp_path / "out", size=(16, 12), val_fraction=0.25)
     assert manifest.vanished_instances == 4  # the dots: no new pixel has its centre there
@@ -435,6 +462,60 @@ def test_corpora_without_samples_or_with_equal_keys_are_refused(raw: Path, tmp_p
         pack(replace(corpus, samples=[corpus.samples[0]] * 2), tmp_path / "out", size=None)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"val_fraction": 0.7, "test_fraction": 0.3}, "their sum below 1"),
+        ({"folds": 7}, "7 folds of 6 groups"),
+        ({"folds": 6, "test_fraction": 0.1}, "6 folds of 5 groups"),  # one is set aside
+        ({"given_split": True}, "24 of 24 samples are in no split of layout carvana"),
+        ({"mask_encoding": "bits", "layout": "folders"}, "'bits' holds labels 0 and 1 only"),
+    ],
+)
+def test_a_job_that_cannot_be_done_fails_before_anything_is_decoded(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], message: str
+) -> None:
+    monkeypatch.setattr("distseg.data.pack_raw.audit_scan", None)
+    if "layout" in changes:
+        (raw / "train").rename(raw / "images")
+        for number, mask in enumerate(sorted((raw / "train_masks").iterdir())):
+            Image.new("L", SIZE, number % 3).save(mask.with_name(mask.name.replace("_mask", "")))
+            mask.unlink()
+        (raw / "train_masks").rename(raw / "masks")
+    job = PackJob(
+        **{"layout": "carvana", "source": raw, "options": LayoutOptions(), "out": tmp_path / "out", "size": None}
+        | changes
+    )
+    with pytest.raises(DataError, match=message):
+        pack_raw(job, None, lambda label: nullcontext(None), warn=pytest.fail)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_raw_files_are_audited_and_packed_from_one_scan(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    scans: list[Path] = []
+    monkeypatch.setattr(
+        "distseg.data.pack_raw.scan_corpus",
+        lambda layout, source, options: scans.append(source) or carvana.scan(source, options),
+    )
+    job = PackJob("carvana", raw, LayoutOptions(), tmp_path / "out", None, workers=workers)
+    warned: list[str] = []
+    manifest = pack_raw(job, None, lambda label: nullcontext(None), warned.append)
+    assert scans == [raw]
+    assert warned == []
+    assert manifest == pack(carvana.read(raw), tmp_path / "again", size=None)
+
+
+def test_a_node_that_does_not_see_the_raw_data_says_so(raw: Path) -> None:
+    task = _LookTask(corpus_of(raw, 0).samples, corpus_of(raw, 0))
+    assert len(_on_node(lambda task: task.samples, task)) == 2
+    (raw / "train").rename(raw / "moved")
+    with pytest.raises(DataError, match="raw/train: not seen by every node; put the raw data"):
+        _on_node(lambda task: task.samples, task)
+
+
 def test_a_folder_that_holds_anything_is_refused_and_untouched(raw: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     pack_small(raw, out)
@@ -451,16 +532,35 @@ def test_a_folder_that_holds_anything_is_refused_and_untouched(raw: Path, tmp_pa
 
 
 def test_what_a_killed_packing_left_is_removed_and_a_living_ones_kept(raw: Path, tmp_path: Path) -> None:
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    gone.wait()
-    leftovers = [tmp_path / f".out.tmp-{pid}" for pid in (gone.pid, os.getpid())]
-    kept = [tmp_path / f".out.tmp-{os.getppid()}", tmp_path / f".other.tmp-{gone.pid}", tmp_path / ".out.tmp-x"]
-    for folder in [*leftovers, *kept]:
+    """Whatever the host and the process id: another container may have both."""
+    left, held, unlocked = (tmp_path / f".out.tmp-{socket.gethostname()}-{os.getpid()}-{n:08x}" for n in range(3))
+    far_left, far_held = (tmp_path / f".out.tmp-far-away-1-{n:08x}" for n in range(2))
+    others = [tmp_path / name for name in (".other.tmp-far-1-00000000", ".out.tmp-7", ".out.tmp-x")]
+    for folder in [left, held, unlocked, far_left, far_held, *others]:
         folder.mkdir()
         (folder / "train-000000.tar").write_bytes(b"half")
-    pack_small(raw, tmp_path / "out")
-    assert not any(folder.exists() for folder in leftovers)
-    assert all(folder.exists() for folder in kept)
+        if folder != unlocked:
+            (folder / ".lock").touch()
+    with open(held / ".lock", "rb") as lock, open(far_held / ".lock", "rb") as far_lock:
+        for file in (lock, far_lock):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        pack_small(raw, tmp_path / "out")
+    assert not left.exists()
+    assert not far_left.exists()
+    assert all(folder.exists() for folder in [held, unlocked, far_held, *others])
+    assert not (tmp_path / "out" / ".lock").exists()
+
+
+def test_two_packings_to_one_folder_leave_each_other_alone(tmp_path: Path) -> None:
+    with appearing(tmp_path / "out") as first:
+        with appearing(tmp_path / "out") as second:
+            assert first.is_dir()
+        assert first.is_dir()
+        assert second != first
+        (first / "shard").touch()
+        (tmp_path / "out").rmdir()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["shard"]
 
 
 def test_an_interrupted_packing_leaves_nothing(raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

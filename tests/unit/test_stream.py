@@ -1,5 +1,6 @@
 """Shards to batches: one global order with exact pixels, resuming by seeking, and samples that cannot be used."""
 
+import errno
 import hashlib
 import itertools
 import json
@@ -17,7 +18,6 @@ import pytest
 import torch
 
 from distseg.augment.policies import Augmenter
-from distseg.data import stream
 from distseg.data.codec import encode_mask
 from distseg.data.layouts import carvana
 from distseg.data.layouts.base import Corpus, Labels, RawSample
@@ -94,7 +94,7 @@ def plan_of(reader: ShardReader, **changes: object) -> EpochPlan:
 
 
 def training(root: Path, policy: str = "all", *, rank: int = 0, ranks: int = 1, **changes: object) -> TrainBatches:
-    reader = open_split(ShardFolder.open(root), training=True, fold=None)
+    reader = open_split(ShardFolder.open(root), training=True, fold=None, window=2)
     augment = KeyedAugment(Augmenter(policy, SIZE), seed=3)
     return TrainBatches(reader, plan_of(reader, **changes), size=SIZE, augment=augment, rank=rank, world_size=ranks)
 
@@ -218,13 +218,13 @@ def test_another_input_size_resizes_before_augmenting(shards: Path) -> None:
     assert set(batches[0].masks.unique().tolist()) == {0, 1}
 
 
-def test_a_reader_keeps_few_files_open(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    usual = [training(shards, "none")[step] for step in range(3)]
-    monkeypatch.setattr(stream, "_OPEN_FILES_MAX", 2)  # of four shards, two of them in a shuffle window
-    batches = training(shards, "none")
+@pytest.mark.parametrize("window", [1, 2])
+def test_a_reader_keeps_no_more_files_open_than_it_reads_in_turns(shards: Path, window: int) -> None:
+    reader = open_named_split(ShardFolder.open(shards), "train", window)
     before = len(os.listdir("/proc/self/fd"))
-    assert_same(usual, [batches[step] for step in range(3)])
-    assert len(os.listdir("/proc/self/fd")) <= before + 2
+    for position in (0, 4, 8, 12):  # the first sample of each of the four shards
+        reader.read(position)
+    assert len(os.listdir("/proc/self/fd")) == before + window + 1
 
 
 # Validation
@@ -512,9 +512,26 @@ def test_training_on_nothing_but_bad_samples_ends_at_once(copy: Path) -> None:
     for key in keys_of(copy, "train"):
         flip_a_byte(copy, key)
     started = time.monotonic()
-    with pytest.raises(DataError, match=r"in a row cannot be used; last: shard train-0.*CRC.*distseg data verify"):
+    with pytest.raises(
+        DataError, match=r"^15 samples in a row cannot be used; last: shard train-0.*CRC.*distseg data verify"
+    ):
         training(copy, "none")[0]
     assert time.monotonic() - started < 5
+
+
+def test_a_read_that_the_disk_refuses_costs_one_sample(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usual, pread, calls = training(shards, "none")[0], os.pread, itertools.count()
+
+    def once_broken(*given: int) -> bytes:
+        if next(calls) == 0:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return pread(*given)
+
+    monkeypatch.setattr(os, "pread", once_broken)
+    batch = training(shards, "none")[0]
+    (bad,) = batch.bad
+    assert (bad.key, bad.reason) == (usual.keys[0], "cannot be read (Input/output error)")
+    assert batch.keys == (usual.keys[1], *usual.keys[1:])
 
 
 @pytest.mark.parametrize("workers", [0, 1])

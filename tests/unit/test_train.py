@@ -72,7 +72,7 @@ def test_a_run_leaves_its_files_and_nothing_else(whole: RunSpec) -> None:
     assert config.load_run(whole.folder / "config.yaml") == whole.config
     rows = read_json_lines(whole.folder / "epochs.jsonl")
     assert [(row["epoch"], row["step"], row["images_seen"]) for row in rows] == [(1, 3, 9), (2, 6, 18), (3, 9, 27)]
-    assert all(row["samples"] == 4 for row in rows)
+    assert all((row["samples"], row["surplus"]) == (4, 1) for row in rows)  # 3 batches of 3 are one more than 8
 
 
 def test_its_record(whole: RunSpec, shards: Path) -> None:
@@ -405,6 +405,14 @@ def test_bad_samples_within_the_budget_are_counted_once(split: str, shards: Path
     (found,) = final(spec)["bad"]
     assert found["shard"].startswith(split)
     assert "CRC" in found["reason"]
+    assert read_json_lines(spec.folder / "bad.jsonl") == [found]
+
+
+def test_a_tail_that_is_left_out_is_counted(shards: Path, tmp_path: Path) -> None:
+    spec = spec_of(tmp_path / "run", shards, {"data.tail": "drop", "train.epochs": 1})
+    run(spec, worker())
+    (row,) = read_json_lines(spec.folder / "epochs.jsonl")
+    assert (row["images_seen"], row["surplus"]) == (6, -2)  # 2 batches of 3 are two fewer than 8
 
 
 def test_bad_samples_over_the_budget_fail_the_run(shards: Path, tmp_path: Path) -> None:
@@ -429,7 +437,7 @@ def test_bad_samples_keep_a_resume_exact(shards: Path, tmp_path: Path, monkeypat
 
 def test_a_shard_with_no_usable_sample_is_an_error_and_no_endless_search(shards: Path, tmp_path: Path) -> None:
     bad = damaged(shards, tmp_path / "bad", "train", 8)
-    with pytest.raises(DataError, match=r"100 samples in a row cannot be used"):
+    with pytest.raises(DataError, match=r"^8 samples in a row cannot be used"):
         run(spec_of(tmp_path / "run", bad, ANY_BAD), worker())
 
 

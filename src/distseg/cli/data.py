@@ -12,7 +12,7 @@ from distseg.cli import console
 from distseg.errors import DataError, InputError
 
 if TYPE_CHECKING:
-    from distseg.data.pack import Elsewhere
+    from distseg.data.crew import Elsewhere
 
 app = typer.Typer(no_args_is_help=True, help="Raw data to shards, and what is in them.")
 
@@ -80,7 +80,7 @@ def audit(
         Path | None, typer.Option(metavar="FILE", help="Class names, and colours if any.", show_default=False)
     ] = None,
     ignore_label: Annotated[int | None, typer.Option(help="Label that marks void.", show_default=False)] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Threads; the findings do not depend on them.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Processes; the findings do not depend on them.")] = 1,
     as_json: JsonOption = False,
 ) -> None:
     """Look for what breaks training in raw data; exit code 2 when it cannot be packed.
@@ -212,17 +212,20 @@ def info(
 def verify(shards: ShardsArgument, as_json: JsonOption = False) -> None:
     """Compare every digest and decode every sample; exit code 2 when anything is wrong.
 
+    Of a URL, what stands there is looked at, and not this machine's copies.
+
     Example: distseg data verify shards
     """
     from distseg.data.cache import ShardCache
-    from distseg.data.manifest import ShardFolder
+    from distseg.data.manifest import ShardFolder, is_url
     from distseg.data.verify import verify
     from distseg.home import Home
 
-    folder = ShardFolder.open(shards, ShardCache.of(Home.from_environment()))
-    samples = sum(folder.manifest.samples.values())
-    with console.progress("verifying") as progress:
+    kept = ShardCache.of(Home.from_environment())
+    with kept.fresh() if is_url(shards) else nullcontext(kept) as cache, console.progress("verifying") as progress:
+        folder = ShardFolder.open(shards, cache)
         bad = verify(folder, progress)
+    samples = sum(folder.manifest.samples.values())
     if as_json:
         console.print_json({"samples": samples, "bad": [sample.model_dump() for sample in bad]})
     elif bad:

@@ -5,23 +5,23 @@ Nothing stops an audit: what is wrong with one file is one finding, and the next
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from distseg.data.crew import Elsewhere, Progress, Run, crew, nothing
 from distseg.data.findings import Finding, error, ranked, warning
 from distseg.data.layouts import scan_corpus
 from distseg.data.layouts.base import Corpus, LayoutOptions, RawSample
-from distseg.data.layouts.scan import NO_OPTIONS
+from distseg.data.layouts.scan import KEY_BYTES_MAX, NO_OPTIONS, Scan, fits_a_tar
 from distseg.data.manifest import Split
-from distseg.data.sample_checks import Look, look_at
+from distseg.data.sample_checks import look_at
 from distseg.errors import DataError
 
-__all__ = ["AuditReport", "Finding", "audit"]
+__all__ = ["AuditReport", "Finding", "audit", "audit_scan"]
 
 RARE_CLASS = 0.01
 """A class with less than this part of all labelled pixels (or objects) is called rare."""
+_SAMPLES_PER_TASK = 64
 
 
 @dataclass(frozen=True)
@@ -44,47 +44,92 @@ class AuditReport:
         return tuple(found for found in self.findings if found.severity == "warning")
 
 
+@dataclass(frozen=True)
+class _LookTask:
+    """Samples to be looked at."""
+
+    samples: Sequence[RawSample]
+    corpus: Corpus
+    """Theirs, without its samples."""
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What the samples of a task show."""
+
+    findings: list[Finding]
+    amounts: Counter[int]
+    """As in `Look`, of all of them."""
+    sha256: list[str | None]
+    """Of each one's image."""
+
+
 def audit(
     layout: str,
     source: Path,
     options: LayoutOptions = NO_OPTIONS,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
     *,
     workers: int = 1,
 ) -> AuditReport:
     """Looks at the list of files, at every image with its labels, and at the data set as a whole.
 
-    ``progress`` is called with (images done, images in all). ``workers`` threads decode; the report does not depend on
-    them. A folder that is not laid out as ``layout`` at all, or an option that it does not have, is a finding too.
+    ``progress`` is called with (images done, images in all). ``workers`` processes decode; the report does not depend
+    on them. A folder that is not laid out as ``layout`` at all, or an option that it does not have, is a finding too.
     """
     try:
         scan = scan_corpus(layout, source, options)
     except DataError as problem:
         message = str(problem).removeprefix(f"{source}: ")
         return AuditReport(0, (error("layout", source, message, "nothing else was looked at"),))
+    with crew(workers, None) as elsewhere:
+        return audit_scan(scan, source, progress, elsewhere)
+
+
+def audit_scan(
+    scan: Scan, source: Path, progress: Progress | None = None, elsewhere: Elsewhere | None = None
+) -> AuditReport:
+    """What `audit` finds in a folder ``source`` that has been scanned; ``elsewhere`` decodes, if given."""
     samples = scan.corpus.samples
-    looks: list[Look] = []
-    with ThreadPoolExecutor(workers) as pool:
-        for look in pool.map(partial(look_at, corpus=scan.corpus), samples):
-            looks.append(look)
-            if progress is not None:
-                progress(len(looks), len(samples))
-    findings = [
-        *scan.findings,
-        *(found for look in looks for found in look.findings),
-        *_same_images(samples, looks),
-        *_leaks(samples),
-        *_imbalance(source, scan.corpus, looks),
-    ]
+    shared = replace(scan.corpus, samples=())
+    parts = range(0, len(samples), _SAMPLES_PER_TASK)
+    tasks = [_LookTask(samples[first : first + _SAMPLES_PER_TASK], shared) for first in parts]
+    findings = [*scan.findings, *_bad_names(samples)]
+    amounts: Counter[int] = Counter()
+    sha256: list[str | None] = []
+    for seen in Run(elsewhere, len(samples), progress)(_look, tasks):
+        findings += seen.findings
+        amounts += seen.amounts
+        sha256 += seen.sha256
+    findings += (*_same_images(samples, sha256), *_leaks(samples), *_imbalance(source, shared, amounts))
     return AuditReport(len(samples), ranked(findings))
 
 
-def _same_images(samples: Sequence[RawSample], looks: Sequence[Look]) -> Iterator[Finding]:
+def _look(task: _LookTask, advance: Callable[[], None] = nothing) -> _Seen:
+    seen = _Seen([], Counter(), [])
+    for sample in task.samples:
+        look = look_at(sample, task.corpus)
+        seen.findings.extend(look.findings)
+        seen.amounts.update(look.amounts)
+        seen.sha256.append(look.sha256)
+        advance()
+    return seen
+
+
+def _bad_names(samples: Sequence[RawSample]) -> Iterator[Finding]:
+    for sample in samples:
+        if not fits_a_tar(sample.key):
+            message = f"its key '{sample.key}' cannot be the name of a sample in a shard"
+            remedy = f"rename it: without dots, slashes and blanks, {KEY_BYTES_MAX} bytes at most"
+            yield error("bad-name", sample.image, message, remedy)
+
+
+def _same_images(samples: Sequence[RawSample], sha256: Sequence[str | None]) -> Iterator[Finding]:
     first: dict[str, RawSample] = {}
-    for sample, look in zip(samples, looks, strict=True):
-        if look.sha256 is None:
+    for sample, digest in zip(samples, sha256, strict=True):
+        if digest is None:
             continue
-        same = first.setdefault(look.sha256, sample)
+        same = first.setdefault(digest, sample)
         if same is not sample:
             message = f"image is the same, byte for byte, as {same.image}"
             if same.group != sample.group:
@@ -108,9 +153,8 @@ def _leaks(samples: Sequence[RawSample]) -> Iterator[Finding]:
             yield warning("group-in-splits", second[0].image, message, remedy)
 
 
-def _imbalance(source: Path, corpus: Corpus, looks: Sequence[Look]) -> Iterator[Finding]:
-    amounts = sum((look.amounts for look in looks), Counter[int]())
-    total, what = sum(amounts.values()), "objects" if corpus.task == "instance" else "labelled pixels"
+def _imbalance(source: Path, corpus: Corpus, amounts: Counter[int]) -> Iterator[Finding]:
+    total, what = amounts.total(), "objects" if corpus.task == "instance" else "labelled pixels"
     if not total:
         return
     for label, name in enumerate(corpus.classes):

@@ -6,12 +6,15 @@ evicted. The kernel drops a killed process's locks, and what it left half-way is
 """
 
 import fcntl
+import hashlib
 import os
 import re
 import time
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from distseg.data import remote
 from distseg.data.remote import Retry
@@ -53,10 +56,33 @@ class ShardCache:
                     _touch(file)
                     return file
         except OSError as error:
-            raise DataError(
-                f"{self.folder}: cannot hold copies of remote shards ({error.strerror}); "
-                "set DISTSEG_SHARD_CACHE to a folder on this machine's disk"
-            ) from error
+            raise self._unusable(error) from error
+
+    def drop_if_damaged(self, sha256: str) -> None:
+        """Removes a copy whose bytes are no longer those of its name, so that the next to open it downloads it."""
+        kept = self.folder / sha256
+        with suppress(OSError):
+            with kept.open("rb") as file:
+                intact = hashlib.file_digest(file, "sha256").hexdigest() == sha256
+            if not intact:
+                kept.unlink()
+
+    @contextmanager
+    def fresh(self) -> Iterator["ShardCache"]:
+        """An empty cache for a while, on the same disk: what is opened through it comes from the store."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            aside = TemporaryDirectory(prefix="fresh-", dir=self.folder)
+        except OSError as error:
+            raise self._unusable(error) from error
+        with aside as folder:
+            yield replace(self, folder=Path(folder))
+
+    def _unusable(self, error: OSError) -> DataError:
+        return DataError(
+            f"{self.folder}: cannot hold copies of remote shards ({error.strerror}); "
+            "set DISTSEG_SHARD_CACHE to a folder on this machine's disk"
+        )
 
     def _download(self, url: str, sha256: str, size: int) -> int | None:
         """The new copy under a shared lock; None when another process was at it, and has ended one way or the other."""

@@ -76,8 +76,8 @@ def encode_mask(labels: Pixels, encoding: MaskEncoding, levels: int) -> bytes:
 def decode_mask(data: bytes, encoding: MaskEncoding, levels: int, size: tuple[int, int] | None = None) -> Pixels:
     """Bytes of a ``png`` or ``bits`` member -> label map (H, W) uint8, maybe read-only; ``levels`` as when encoded.
 
-    BadSampleError when it cannot be decoded, or declares more than MAX_PIXELS or another size than ``size`` = (width,
-    height).
+    BadSampleError when it cannot be decoded, declares more than MAX_PIXELS or another size than ``size`` = (width,
+    height), or for two levels holds other grey values than 0 and 1, or 0 and 255.
     """
     if encoding == "bits":
         return _decode_bits(data, size)
@@ -195,7 +195,14 @@ def _any_png(data: bytes, bilevel: bool) -> Pixels:
         raise BadSampleError("mask cannot be decoded") from error
     if labels is None or labels.ndim != 2 or labels.dtype != np.uint8:
         raise BadSampleError("mask cannot be decoded as one 8-bit channel")
-    return (labels > 0).astype(np.uint8) if bilevel else np.asarray(labels, np.uint8)
+    if not bilevel:
+        return np.asarray(labels, np.uint8)
+    white = int(labels.max(initial=0))  # 1 is a label as it stands, 255 is white
+    ones = labels > 0
+    wrong = labels[ones & (labels != white)] if white in (1, 255) else labels[ones]
+    if wrong.size:
+        raise BadSampleError(f"label {wrong.max()} out of range 0..1 (or grey values 0 and 255)")
+    return ones.astype(np.uint8)
 
 
 def _decode_bits(data: bytes, size: tuple[int, int] | None) -> Pixels:

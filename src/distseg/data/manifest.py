@@ -180,6 +180,13 @@ class ShardFolder:
         """
         return self._open(shard.name, shard.sha256, shard.bytes)
 
+    def renew_copy(self, shard: Shard) -> bool:
+        """Sees to it that the next open_shard gives a remote shard's own bytes; False for a local folder."""
+        if self._cache is None:
+            return False
+        self._cache.drop_if_damaged(shard.sha256)
+        return True
+
     def open_index(self, shard: Shard) -> int:
         """The same of the shard's index."""
         return self._open(index_path(Path(shard.name)).name, shard.index_sha256)
@@ -188,8 +195,10 @@ class ShardFolder:
         """The index of one shard; DataError when it does not match the manifest."""
         path = f"{self.root}/{index_path(Path(shard.name))}"
         try:
-            with open(self.open_index(shard), "rb") as file:
-                data = file.read()
+            data = self._index_bytes(shard)
+            if self._cache is not None and hashlib.sha256(data).hexdigest() != shard.index_sha256:
+                self._cache.drop_if_damaged(shard.index_sha256)
+                data = self._index_bytes(shard)
             if hashlib.sha256(data).hexdigest() != shard.index_sha256:
                 raise DataError(f"{path}: its sha256 is not the manifest's; pack the data again")
             entries = [SampleEntry.model_validate_json(line) for line in data.splitlines()]
@@ -198,6 +207,10 @@ class ShardFolder:
         if len(entries) != shard.samples:
             raise DataError(f"{path}: {len(entries)} samples, manifest says {shard.samples}; pack the data again")
         return entries
+
+    def _index_bytes(self, shard: Shard) -> bytes:
+        with open(self.open_index(shard), "rb") as file:
+            return file.read()
 
     def _open(self, name: str, sha256: str, size: int = 0) -> int:
         if self._cache is not None:

@@ -5,29 +5,25 @@ fastest mask encoding is asked for, which is a measurement).
 """
 
 import io
-import multiprocessing
-import os
-import re
-import shutil
 import tarfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import cv2
 import numpy as np
 
 from distseg import atomic
+from distseg.data.appearing import appearing
 from distseg.data.codec import Pixels, check_labels, encode_mask, fastest_encoding, resize_image, resize_labels
+from distseg.data.crew import Elsewhere, Progress, Run, crew, nothing
 from distseg.data.digests import data_digest, file_digest, split_digest
 from distseg.data.instances import check_instance, encode_instances, instance_pixels, resize_instances
 from distseg.data.layouts.base import Corpus, InstanceSource, MaskSource, RawSample
+from distseg.data.layouts.scan import KEY_BYTES_MAX, fits_a_tar
 from distseg.data.manifest import (
     MANIFEST_FILE,
     SPLITS,
@@ -42,20 +38,13 @@ from distseg.data.manifest import (
     index_path,
 )
 from distseg.data.order import permutation
-from distseg.data.processes import start_helper
 from distseg.data.raw_image import RawImage, read_image
-from distseg.data.split import fold_groups, split_groups
-from distseg.errors import BadSampleError, DataError, DistsegError
+from distseg.data.split import check_folds, check_fractions, fold_groups, split_groups
+from distseg.errors import BadSampleError, DataError
 
-Progress = Callable[[int, int], None]
-"""Called with (steps done, steps in all); a sample is a step, and two where its classes are counted first."""
 MaskChoice = Literal["png", "bits", "fastest"]
 """How label maps are stored; ``fastest`` measures which of the two decodes fastest."""
-Elsewhere = Callable[[Callable[[Any], Any], Sequence[Any]], Iterator[Any]]
-"""Applies a function to tasks in other processes that see the same files; results in the tasks' order."""
 
-_KEY = re.compile(r"[^./\\\s]+")  # webdataset takes all after a key's first dot for the member's ending
-_KEY_BYTES_MAX = 90  # a name in a USTAR archive has 100
 _JPEG_QUALITY = 95
 _ORDER = 2  # so that the shuffle of samples differs from those of groups in split.py
 _MASKS_TIMED = 16
@@ -143,17 +132,25 @@ def pack(
     """Writes the folder ``out`` of shards, indexes and, last, the manifest, which is returned.
 
     ``size``: (width, height) in pixels of every stored sample; None keeps each one's own. A JPEG that has it already,
-    upright and of three channels, is stored byte for byte. With more than two classes the split and the folds are
-    stratified. ``given_split`` keeps the folder's own split instead of the fractions, groups on both sides included.
-    Samples of a split stand in an order shuffled by ``seed``, so that each shard is a mixture of groups. ``workers``
-    processes write one shard each at a time, or ``elsewhere`` does.
+    upright and of three channels, is stored byte for byte. With more than two classes (of objects: more than one) the
+    split and the folds are stratified. ``given_split`` keeps the folder's own split instead of the fractions, groups on
+    both sides included. Samples of a split stand in an order shuffled by ``seed``, so that each shard is a mixture of
+    groups. ``workers`` processes write one shard each at a time, or ``elsewhere`` does.
     DataError, and nothing left behind, when ``out`` holds anything, a split cannot be made, or a sample is bad (image
     or labels unreadable, of different sizes, a label out of range); every sample is looked at before it says so.
     """
-    _check(corpus, mask_encoding, given_split)
-    with _appearing(out.resolve()) as folder, _helpers(workers, elsewhere) as helpers:
-        stratified = len(corpus.classes) > 2 and (folds is not None or not given_split)
-        run = _Run(helpers, len(corpus.samples) * (1 + stratified), progress)
+    check_pack(
+        corpus,
+        val_fraction=val_fraction,
+        test_fraction=test_fraction,
+        given_split=given_split,
+        folds=folds,
+        mask_encoding=mask_encoding,
+    )
+    with appearing(out.resolve()) as folder, crew(workers, elsewhere) as helpers:
+        several = len(corpus.classes) > (1 if corpus.task == "instance" else 2)  # label maps have a background class
+        stratified = several and (folds is not None or not given_split)
+        run = Run(helpers, len(corpus.samples) * (1 + stratified), progress)
         class_pixels = _class_pixels(corpus, run, samples_per_shard) if stratified else None
         target = _Target(
             classes=len(corpus.classes),
@@ -212,7 +209,16 @@ def pack(
     return manifest
 
 
-def _check(corpus: Corpus, mask_encoding: MaskChoice, given_split: bool) -> None:
+def check_pack(
+    corpus: Corpus,
+    *,
+    val_fraction: float,
+    test_fraction: float,
+    given_split: bool,
+    folds: int | None,
+    mask_encoding: MaskChoice,
+) -> None:
+    """DataError on what `pack` can refuse before it decodes anything: the arguments, and the samples' names."""
     if not corpus.samples:
         raise DataError(f"layout {corpus.layout}: no sample to pack")
     if mask_encoding == "bits" and not _bilevel(corpus):
@@ -227,64 +233,20 @@ def _check(corpus: Corpus, mask_encoding: MaskChoice, given_split: bool) -> None
     for key, number in Counter(sample.key for sample in corpus.samples).items():
         if number > 1:
             raise DataError(f"sample '{key}': {number} samples have this name; rename them")
-        if not _KEY.fullmatch(key) or len(key.encode()) > _KEY_BYTES_MAX:
+        if not fits_a_tar(key):
             raise DataError(
-                f"sample '{key}': want a name without dots, slashes and blanks, of {_KEY_BYTES_MAX} bytes at most; "
+                f"sample '{key}': want a name without dots, slashes and blanks, of {KEY_BYTES_MAX} bytes at most; "
                 "rename the file"
             )
-
-
-def check_out(out: Path) -> None:
-    """DataError when ``out`` exists and is not an empty folder."""
-    if out.exists() and not out.is_dir():
-        raise DataError(f"{out}: is a file; give --out a folder that does not exist yet")
-    if out.is_dir() and (held := next(out.iterdir(), None)) is not None:
-        raise DataError(f"{out}: not empty (holds '{held.name}'); give --out another folder or remove this one")
-    if out.is_mount():
-        raise DataError(f"{out}: is a mount point, which cannot appear at one stroke; give --out a folder inside it")
-
-
-@contextmanager
-def _appearing(out: Path) -> Iterator[Path]:
-    """A folder to write in, beside ``out``; on a clean exit it becomes ``out``, on an exception it is removed."""
-    check_out(out)
-    aside = out.with_name(f".{out.name}.tmp-{os.getpid()}")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(out)
-        aside.mkdir()
-    except OSError as error:
-        raise DataError(f"{out}: cannot be written ({error.strerror}); give --out a folder that can") from error
-    try:
-        yield aside
-        try:
-            aside.replace(out)
-        except OSError as error:
-            raise DataError(f"{out}: cannot appear ({error.strerror}); did another process pack there?") from error
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
-
-
-def _remove_leftovers(out: Path) -> None:
-    """Removes what killed processes of this machine left while they packed to ``out``."""
-    name = re.compile(re.escape(f".{out.name}.tmp-") + r"(\d{1,7})")
-    for folder in out.parent.iterdir():
-        match = name.fullmatch(folder.name)
-        if match and not _another_lives(int(match[1])):
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _another_lives(pid: int) -> bool:
-    if pid == os.getpid():  # a container's processes have the same few numbers each time it starts
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+    if given_split:
+        groups = {sample.group for sample in corpus.samples if sample.given_split != "test"}
+        if folds is not None:
+            check_folds(len(groups), folds)
+    else:
+        groups = {sample.group for sample in corpus.samples}
+        check_fractions(len(groups), val_fraction, test_fraction)
+        if folds is not None:
+            check_folds(len(groups) - (test_fraction > 0), folds)  # a group at least is set aside
 
 
 def _bilevel(corpus: Corpus) -> bool:
@@ -354,55 +316,7 @@ def _tasks(
     return tasks
 
 
-class _Run:
-    """Runs tasks here or elsewhere and counts their samples."""
-
-    def __init__(self, elsewhere: Elsewhere | None, steps: int, progress: Progress | None) -> None:
-        self._elsewhere = elsewhere
-        self._steps = steps
-        self._progress = progress
-        self._done = 0
-
-    def __call__(self, function: Callable[..., Any], tasks: Sequence[Any]) -> Iterator[Any]:
-        """Results in the tasks' order. Steps are samples in this process, whole tasks when others do them."""
-        if self._elsewhere is None:
-            for task in tasks:
-                yield function(task, self._advance)
-            return
-        for task, result in zip(tasks, self._elsewhere(function, tasks), strict=True):
-            self._advance(len(task.samples))
-            yield result
-
-    def _advance(self, samples: int = 1) -> None:
-        self._done += samples
-        if self._progress is not None:
-            self._progress(self._done, self._steps)
-
-
-@contextmanager
-def _helpers(workers: int, elsewhere: Elsewhere | None) -> Iterator[Elsewhere | None]:
-    """Where tasks run: ``elsewhere``, in processes of this machine, or (None) here."""
-    if elsewhere is not None or workers == 1:
-        yield elsewhere
-        return
-    # spawn: a fork would copy the threads of whoever calls
-    spawn = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=spawn, initializer=start_helper)
-    try:
-        yield pool.map
-    except BrokenProcessPool as error:
-        raise DistsegError(
-            "a packing process was killed (out of memory?) and nothing was packed; try fewer --workers"
-        ) from error
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _nothing() -> None:
-    pass
-
-
-def _class_pixels(corpus: Corpus, run: _Run, samples_per_task: int) -> dict[str, Counter[int]]:
+def _class_pixels(corpus: Corpus, run: Run, samples_per_task: int) -> dict[str, Counter[int]]:
     """Pixels of each label in each group, as they are in the raw files; the ignore label is left out."""
     parts = range(0, len(corpus.samples), samples_per_task)
     tasks = [_CountTask(corpus.samples[first : first + samples_per_task]) for first in parts]
@@ -416,7 +330,7 @@ def _class_pixels(corpus: Corpus, run: _Run, samples_per_task: int) -> dict[str,
     return total
 
 
-def _count(task: _CountTask, advance: Callable[[], None] = _nothing) -> dict[str, Counter[int]]:
+def _count(task: _CountTask, advance: Callable[[], None] = nothing) -> dict[str, Counter[int]]:
     """Pixels of each label in each group of some samples; none of a sample that cannot be read."""
     found: dict[str, Counter[int]] = {}
     for sample in task.samples:
@@ -433,7 +347,7 @@ def _count(task: _CountTask, advance: Callable[[], None] = _nothing) -> dict[str
     return found
 
 
-def _write_shard(task: _ShardTask, advance: Callable[[], None] = _nothing) -> _ShardResult:
+def _write_shard(task: _ShardTask, advance: Callable[[], None] = nothing) -> _ShardResult:
     """Writes one tar and its index, with one sample in memory at a time."""
     entries: list[SampleEntry] = []
     crcs: dict[str, int] = {}

@@ -6,15 +6,14 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
+from PIL.TiffImagePlugin import TiffImageFile
 
 from distseg.data.codec import MAX_PIXELS, Pixels
 from distseg.errors import BadSampleError
 
 HEADER_ERRORS = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 """What PIL raises on files that are damaged or no pictures."""
-
-_ORIENTATION = 0x0112  # EXIF tag: 1 upright, 2..8 mirrored or turned, 5..8 with width and height exchanged
 
 
 @dataclass(frozen=True)
@@ -34,6 +33,24 @@ class RawImage:
         return width, height
 
 
+@dataclass(frozen=True)
+class Sizes:
+    """(width, height) of a picture in pixels."""
+
+    stored: tuple[int, int]
+    shown: tuple[int, int]
+    """As EXIF turns it, which is how it is packed."""
+
+    @classmethod
+    def of(cls, header: Image.Image) -> "Sizes":
+        """Of an opened picture that is not loaded yet."""
+        width, height = header.size
+        if isinstance(header, TiffImageFile):  # its size is the stored one or the shown one, as PIL's version has it
+            tags = header.tag_v2
+            width, height = tags[ExifTags.Base.ImageWidth], tags[ExifTags.Base.ImageLength]
+        return cls((width, height), (height, width) if orientation(header) >= 5 else (width, height))
+
+
 def read_image(path: Path) -> RawImage:
     """Reads and decodes a photograph; BadSampleError when that cannot be done."""
     try:
@@ -41,7 +58,8 @@ def read_image(path: Path) -> RawImage:
     except OSError as error:
         raise BadSampleError(f"image cannot be read ({error.strerror})") from error
     with _opened(io.BytesIO(data)) as header:
-        upright_jpeg = header.format == "JPEG" and header.mode == "RGB" and _orientation(header) == 1
+        # not MPO, a phone's JPEG with more pictures behind it: its index would point past the first one's bytes
+        upright_jpeg = header.format == "JPEG" and header.mode == "RGB" and orientation(header) == 1
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)  # applies the EXIF orientation
     except cv2.error as error:
@@ -52,10 +70,9 @@ def read_image(path: Path) -> RawImage:
 
 
 def shown_size(path: Path) -> tuple[int, int]:
-    """(width, height) in pixels of a JPEG as it is shown, from its header; BadSampleError when it has none."""
+    """(width, height) in pixels of a picture as it is shown, from its header; BadSampleError when it has none."""
     with _opened(path) as header:
-        width, height = header.size
-        return (height, width) if _orientation(header) >= 5 else (width, height)
+        return Sizes.of(header).shown
 
 
 def _opened(source: Path | io.BytesIO) -> Image.Image:
@@ -68,9 +85,10 @@ def _opened(source: Path | io.BytesIO) -> Image.Image:
     return image
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation(image: Image.Image) -> int:
+    """EXIF's, before the picture is loaded: 1 upright, 2..8 mirrored or turned, 5..8 with the sides exchanged."""
     try:
-        value = image.getexif().get(_ORIENTATION, 1)
-    except HEADER_ERRORS:
+        value = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except (*HEADER_ERRORS, TypeError):
         return 1  # damaged EXIF: viewers show the picture as it is stored
-    return value if value in range(1, 9) else 1
+    return int(value) if value in range(1, 9) else 1

@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import Image
 
 from distseg.data.codec import MAX_PIXELS
 from distseg.data.findings import Finding, FindingError, error, note, unreadable_image, warning
 from distseg.data.instances import instance_pixels
 from distseg.data.layouts.base import Corpus, InstanceSource, Labels, MaskSource, RawSample
 from distseg.data.layouts.scan import Remarking
-from distseg.data.raw_image import HEADER_ERRORS
+from distseg.data.raw_image import HEADER_ERRORS, Sizes, orientation
 
 _FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")  # PIL runs Ghostscript to load EPS
 _GREY_MODES = ("1", "L", "LA")
@@ -31,15 +31,6 @@ class Look:
     amounts: Counter[int] = field(default_factory=Counter)
     """By class index: pixels or, for instances, objects."""
     findings: list[Finding] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class _Sizes:
-    """(width, height) of an image in pixels."""
-
-    stored: tuple[int, int]
-    shown: tuple[int, int]
-    """As EXIF turns it, which is how it is packed."""
 
 
 def look_at(sample: RawSample, corpus: Corpus) -> Look:
@@ -60,7 +51,7 @@ def look_at(sample: RawSample, corpus: Corpus) -> Look:
     return look
 
 
-def _look_at_image(sample: RawSample, look: Look) -> _Sizes:
+def _look_at_image(sample: RawSample, look: Look) -> Sizes:
     path = sample.image
     try:
         data = path.read_bytes()
@@ -73,7 +64,7 @@ def _look_at_image(sample: RawSample, look: Look) -> _Sizes:
             if width * height > MAX_PIXELS:
                 declared = f"image declares {width}x{height} pixels, more than {MAX_PIXELS}"
                 raise FindingError(unreadable_image(path, declared))
-            mode, turn = image.mode, _orientation(image)
+            mode, turn, sizes = image.mode, orientation(image), Sizes.of(image)
             image.load()
     except HEADER_ERRORS as problem:
         raise FindingError(unreadable_image(path, "image cannot be decoded")) from problem
@@ -83,22 +74,14 @@ def _look_at_image(sample: RawSample, look: Look) -> _Sizes:
     if mode in _GREY_MODES or mode.startswith(_DEEP_MODES):
         remedy = "nothing to do: packing stores the grey in all three channels"
         look.findings.append(note("image-grey", path, "image has one channel", remedy))
-    if turn not in range(2, 9):
-        return _Sizes((width, height), (width, height))
-    message = f"EXIF orientation {turn} turns or mirrors the image"
-    remedy = "packing applies it; see that the labels were drawn on the image as shown"
-    look.findings.append(warning("image-exif", path, message, remedy))
-    return _Sizes((width, height), (height, width) if turn >= 5 else (width, height))
+    if turn != 1:
+        message = f"EXIF orientation {turn} turns or mirrors the image"
+        remedy = "packing applies it; see that the labels were drawn on the image as shown"
+        look.findings.append(warning("image-exif", path, message, remedy))
+    return sizes
 
 
-def _orientation(image: Image.Image) -> int:
-    try:
-        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except (*HEADER_ERRORS, TypeError):
-        return 1  # damaged EXIF: viewers show the picture as it is stored
-
-
-def _look_at_mask(mask: MaskSource, sample: RawSample, sizes: _Sizes | None, corpus: Corpus, look: Look) -> None:
+def _look_at_mask(mask: MaskSource, sample: RawSample, sizes: Sizes | None, corpus: Corpus, look: Look) -> None:
     labels = mask.read()
     if isinstance(mask, Remarking):
         look.findings.extend(mask.remarks())
@@ -111,7 +94,7 @@ def _look_at_mask(mask: MaskSource, sample: RawSample, sizes: _Sizes | None, cor
     look.findings.extend(_of_one_label(sample, corpus, look.amounts))
 
 
-def _wrong_size(sample: RawSample, sizes: _Sizes, labels: Labels) -> Finding | None:
+def _wrong_size(sample: RawSample, sizes: Sizes, labels: Labels) -> Finding | None:
     height, width = labels.shape
     if (width, height) == sizes.shown:
         return None

@@ -18,6 +18,27 @@ ClassPixels = Mapping[str, Mapping[int, int]]
 """Of each group, how many pixels each label has; labels without pixels may be left out."""
 
 
+def check_fractions(groups: int, val_fraction: float, test_fraction: float) -> int:
+    """How many parts the fractions make; DataError when they leave nothing for train or there are too few groups."""
+    if not (val_fraction >= 0 and test_fraction >= 0 and val_fraction + test_fraction < 1):
+        raise DataError(
+            f"val fraction {val_fraction} and test fraction {test_fraction}: want both at least 0 and their sum below 1"
+        )
+    parts = 1 + (val_fraction > 0) + (test_fraction > 0)
+    if groups < parts:
+        raise DataError(
+            f"{groups} group(s) cannot make {parts} parts, and groups are never divided; "
+            "add groups, or set the fraction of a part to 0"
+        )
+    return parts
+
+
+def check_folds(groups: int, folds: int) -> None:
+    """DataError unless 2 <= folds <= groups."""
+    if not 2 <= folds <= groups:
+        raise DataError(f"{folds} folds of {groups} groups: want at least 2 folds, and a group for each")
+
+
 def split_groups(
     samples: Mapping[str, int],
     *,
@@ -34,16 +55,7 @@ def split_groups(
     both come near the fractions. The same arguments give the same split.
     DataError on fractions that leave nothing for train and on too few groups.
     """
-    if not (val_fraction >= 0 and test_fraction >= 0 and val_fraction + test_fraction < 1):
-        raise DataError(
-            f"val fraction {val_fraction} and test fraction {test_fraction}: want both at least 0 and their sum below 1"
-        )
-    parts = 1 + (val_fraction > 0) + (test_fraction > 0)
-    if len(samples) < parts:
-        raise DataError(
-            f"{len(samples)} group(s) cannot make {parts} parts, and groups are never divided; "
-            "add groups, or set the fraction of a part to 0"
-        )
+    parts = check_fractions(len(samples), val_fraction, test_fraction)
     shuffled = _shuffled(samples, seed, _SPLIT)
     if class_pixels is not None:
         wanted: dict[Split, float] = {
@@ -74,8 +86,7 @@ def fold_groups(
     order): folds differ by at most the largest group. Stratified, groups are dealt (see `_deal`).
     DataError unless 2 <= folds <= groups.
     """
-    if not 2 <= folds <= len(samples):
-        raise DataError(f"{folds} folds of {len(samples)} groups: want at least 2 folds, and a group for each")
+    check_folds(len(samples), folds)
     if class_pixels is not None:
         return _deal(_shuffled(samples, seed, _FOLDS), samples, class_pixels, [1 / folds] * folds)
     held = [0] * folds

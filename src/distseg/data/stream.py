@@ -28,8 +28,7 @@ from distseg.errors import BadSampleError, DataError, DistsegError
 Augment = Callable[[Pixels, Pixels, int, str], tuple[Pixels, Pixels]]
 """(image (H, W, 3), mask (H, W), epoch, key) -> the same, augmented."""
 
-_INDEXES_MAX = 64  # a shuffle window is smaller
-_OPEN_FILES_MAX = 32  # more than shuffle windows need; a remote shard that is open cannot leave the cache
+_INDEXES_MAX = 65  # the widest shuffle window that a config may ask for, and the shard after it
 _REPLACEMENTS_MAX = 100  # a run of this many unusable samples is no accident: the shard is gone
 _GAP_BYTES_MAX = 1 << 16  # between two members; packing leaves a header and some padding
 
@@ -98,8 +97,16 @@ class ShardReader:
     Files are opened and indexes read on first use, per process; the most recently used stay.
     """
 
-    def __init__(self, folder: ShardFolder, shards: Sequence[Shard], folds: frozenset[int] | None = None) -> None:
-        """``folds``: only the samples of these folds take part."""
+    def __init__(
+        self, folder: ShardFolder, shards: Sequence[Shard], folds: frozenset[int] | None = None, window: int = 1
+    ) -> None:
+        """``folds``: only the samples of these folds take part.
+
+        ``window``: how many shards are read in turns. One more stays open, as a batch may reach into the next window;
+        not all, since a remote shard that is open cannot leave the node's cache.
+        """
+        self._open_max = window + 1
+        self._renewed: set[str] = set()  # shards whose copies were looked at
         self._files: dict[str, int] = {}  # most recently used last
         self._folder = folder
         self._encoding = folder.manifest.mask_encoding
@@ -165,6 +172,19 @@ class ShardReader:
         return entries
 
     def _members(self, shard: Shard, entry: SampleEntry) -> tuple[bytes, bytes]:
+        """The bytes of image and labels; where a node's copy is damaged, once a shard, those of a new copy."""
+        try:
+            return self._stored_members(shard, entry)
+        except BadSampleError:
+            if shard.name in self._renewed or not self._folder.renew_copy(shard):
+                raise
+        self._renewed.add(shard.name)
+        file = self._files.pop(shard.name, None)
+        if file is not None:
+            os.close(file)
+        return self._stored_members(shard, entry)
+
+    def _stored_members(self, shard: Shard, entry: SampleEntry) -> tuple[bytes, bytes]:
         """The bytes of image and labels, in one read where they are neighbours, as packing leaves them."""
         image, labels = (_member(shard, entry, ending) for ending in ("jpg", self._encoding))
         start = min(image.offset, labels.offset)
@@ -172,10 +192,10 @@ class ShardReader:
         if end > shard.bytes:  # before memory is taken for it
             raise BadSampleError(f"index places it beyond the end of the shard ({shard.bytes} bytes)")
         if end - start <= image.length + labels.length + _GAP_BYTES_MAX:
-            data = os.pread(self._file(shard), end - start, start)
+            data = _read_at(self._file(shard), end - start, start)
             parts = [data[member.offset - start :][: member.length] for member in (image, labels)]
         else:
-            parts = [os.pread(self._file(shard), member.length, member.offset) for member in (image, labels)]
+            parts = [_read_at(self._file(shard), member.length, member.offset) for member in (image, labels)]
         for part, member, ending in zip(parts, (image, labels), ("jpg", self._encoding), strict=True):
             if len(part) != member.length:
                 raise BadSampleError(f".{ending}: shard ends after {len(part)} of {member.length} bytes")
@@ -186,7 +206,7 @@ class ShardReader:
     def _file(self, shard: Shard) -> int:
         file = self._files.pop(shard.name, None)
         if file is None:
-            if len(self._files) == _OPEN_FILES_MAX:
+            if len(self._files) == self._open_max:
                 os.close(self._files.pop(next(iter(self._files))))
             file = self._folder.open_shard(shard)
         self._files[shard.name] = file
@@ -200,6 +220,13 @@ def _taking_part(shard: Shard, folds: frozenset[int] | None) -> int:
     return sum(number for fold, number in enumerate(shard.fold_samples or ()) if fold in folds)
 
 
+def _read_at(file: int, length: int, offset: int) -> bytes:
+    try:
+        return os.pread(file, length, offset)
+    except OSError as error:  # a bad block of the disk, a file server that lost the file
+        raise BadSampleError(f"cannot be read ({error.strerror})") from error
+
+
 def _member(shard: Shard, entry: SampleEntry, ending: str) -> Member:
     member = entry.members.get(ending)
     if member is None:
@@ -209,10 +236,11 @@ def _member(shard: Shard, entry: SampleEntry, ending: str) -> Member:
     return member
 
 
-def open_split(folder: ShardFolder, *, training: bool, fold: int | None) -> ShardReader:
+def open_split(folder: ShardFolder, *, training: bool, fold: int | None, window: int = 1) -> ShardReader:
     """The training or validation samples: by the manifest's split, or by ``fold`` when one is chosen.
 
-    A fold spans train and val: validation is the fold, training all the other folds.
+    A fold spans train and val: validation is the fold, training all the other folds. ``window``: how many shards are
+    read in turns, as the plan's.
     """
     manifest = folder.manifest
     if fold is not None:
@@ -221,16 +249,16 @@ def open_split(folder: ShardFolder, *, training: bool, fold: int | None) -> Shar
             raise DataError(f"data.fold={fold}: {folder.root} has {got}; pack with '--folds K' and K > {fold}")
         shards = [shard for shard in manifest.shards if shard.split in ("train", "val")]
         others = frozenset(range(manifest.folds)) - {fold}
-        return ShardReader(folder, shards, others if training else frozenset({fold}))
-    return open_named_split(folder, "train" if training else "val")
+        return ShardReader(folder, shards, others if training else frozenset({fold}), window)
+    return open_named_split(folder, "train" if training else "val", window)
 
 
-def open_named_split(folder: ShardFolder, split: str) -> ShardReader:
+def open_named_split(folder: ShardFolder, split: str, window: int = 1) -> ShardReader:
     """All samples of ``train``, ``val`` or ``test``; DataError when there are none."""
     shards = [shard for shard in folder.manifest.shards if shard.split == split]
     if not shards:
         raise DataError(f"{folder.root}: no sample in split '{split}'; pack again with a fraction for it")
-    return ShardReader(folder, shards)
+    return ShardReader(folder, shards, window=window)
 
 
 class PlannedBatches(Dataset[Batch]):
@@ -347,8 +375,9 @@ def _training_samples(
     """
     epoch, positions = plan.positions(step)
     order = plan.order(epoch)
+    tries = min(_REPLACEMENTS_MAX, len(order))
     for position in positions[mine].tolist():
-        for offset in range(_REPLACEMENTS_MAX):
+        for offset in range(tries):
             sample = _read_or_report(reader, int(order[(position + offset) % len(order)]), bad)
             if sample is not None:
                 yield sample
@@ -356,7 +385,7 @@ def _training_samples(
         else:
             last = bad[-1]
             raise DataError(
-                f"{_REPLACEMENTS_MAX} samples in a row cannot be used; last: shard {last.shard}, sample {last.key}: "
+                f"{tries} samples in a row cannot be used; last: shard {last.shard}, sample {last.key}: "
                 f"{last.reason}; check the shards with 'distseg data verify'"
             )
 

@@ -89,13 +89,15 @@ def restore_predictor(cfg: RunConfig, tree: dict[str, Any], data: Manifest) -> P
 
 
 def score_file(path: Path, shards: ShardFolder, fold: int | None, batch: int = 16) -> Score:
-    """Metrics of an exported file on the validation samples."""
+    """Metrics of an exported file on the validation samples; DataError when one of them cannot be used."""
     module = load(path).module
     reader = open_split(shards, training=False, fold=fold)
     batches = EvalBatches(reader, batch=batch, rank=0, world_size=1)
     loader = batch_loader(batches, range(len(batches)), workers=0, prefetch=1, pin=False)
     with torch.inference_mode():
-        score, _ = measure(module, loader, shards.manifest, torch.device("cpu"), lambda sums: sums)
+        score, bad = measure(module, loader, shards.manifest, torch.device("cpu"), lambda sums: sums)
+    if bad:
+        raise DataError(f"{shards.root}: {len(bad)} samples cannot be used, first {bad[0].key}: {bad[0].reason}")
     return score
 
 

@@ -1,12 +1,13 @@
-"""Packing on a Ray cluster: a shard is a task, and all nodes see the same files."""
+"""Auditing and packing on a Ray cluster: a shard, or its worth of samples, is a task; all nodes see the same files."""
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from distseg.data.pack import Elsewhere
+from distseg.data.crew import Elsewhere
 from distseg.errors import DataError, DistsegError
 from distseg.on_ray.session import cluster_total, session
 
@@ -14,17 +15,20 @@ _TASKS_PER_CPU = 2  # under way at once: one runs, one waits
 
 
 @contextmanager
-def cluster() -> Iterator[Elsewhere]:
-    """Runs tasks on the Ray at RAY_ADDRESS, one CPU each, or on one that is started and ended here."""
+def cluster(workers: int | None = None) -> Iterator[Elsewhere]:
+    """Runs tasks on the Ray at RAY_ADDRESS, one CPU each, or on one that is started and ended here.
+
+    ``workers``: how many at once; None takes every CPU.
+    """
     with session():
-        yield _in_order
+        yield partial(_in_order, workers=workers)
 
 
-def _in_order(function: Callable[[Any], Any], tasks: Sequence[Any]) -> Iterator[Any]:
+def _in_order(function: Callable[[Any], Any], tasks: Sequence[Any], workers: int | None) -> Iterator[Any]:
     import ray
 
     remote = ray.remote(num_cpus=1)(_on_node)
-    ahead = max(1, int(cluster_total("CPU"))) * _TASKS_PER_CPU
+    ahead = workers or max(1, int(cluster_total("CPU"))) * _TASKS_PER_CPU
     waiting: deque[Any] = deque()
     try:
         for task in tasks:
@@ -61,4 +65,7 @@ def _on_node(function: Callable[[Any], Any], task: Any) -> Any:
     path = getattr(task, "path", None)
     if isinstance(path, Path) and not path.parent.is_dir():
         raise DataError(f"{path.parent.parent}: not seen by every node; give --out a folder that all nodes share")
+    for folder in {sample.image.parent for sample in task.samples}:
+        if not folder.is_dir():
+            raise DataError(f"{folder}: not seen by every node; put the raw data in a folder that all nodes share")
     return function(task)

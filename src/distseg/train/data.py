@@ -35,7 +35,7 @@ class RunData:
 
 def open_data(cfg: RunConfig, shards: ShardFolder, worker: Worker) -> RunData:
     """Opens the splits; ConfigError where batch, size and data do not fit together."""
-    train_reader = open_split(shards, training=True, fold=cfg.data.fold)
+    train_reader = open_split(shards, training=True, fold=cfg.data.fold, window=cfg.data.shuffle_window)
     val_reader = open_split(shards, training=False, fold=cfg.data.fold)
     plan = EpochPlan(
         train_reader.shard_sizes, cfg.train.batch_global, cfg.seed, cfg.data.shuffle_window, tail=cfg.data.tail

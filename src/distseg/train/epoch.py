@@ -68,6 +68,7 @@ def close_epoch(state: TrainState, cfg: RunConfig, plan: EpochPlan, score: Score
         "epoch": state.step // plan.steps,
         "step": state.step,
         "images_seen": state.step * plan.batch_global,
+        "surplus": plan.surplus,  # samples seen twice in this epoch, or left out of it (negative)
         "loss": state.loss_sum / state.loss_images,
         "lr": state.optimizer.param_groups[0]["lr"],
         "metrics": score.metrics if score else {},

@@ -83,6 +83,9 @@ def write_start(spec: RunSpec, state: TrainState, record: TrialRecord) -> None:
 def write_progress(spec: RunSpec, state: TrainState, record: TrialRecord) -> None:
     lines = "".join(json.dumps(row) + "\n" for row in state.history)
     atomic.write_text(spec.folder / records.EPOCHS_FILE, lines)
+    if state.bad:
+        lines = "".join(sample.model_dump_json() + "\n" for sample in state.bad.values())
+        atomic.write_text(spec.folder / records.BAD_FILE, lines)
     record.save(spec.folder)
 
 

@@ -69,9 +69,13 @@ class RunLengthRow:
             width, height = shown_size(self.image)
         except BadSampleError as problem:
             raise FindingError(unreadable_image(self.image, problem.reason)) from problem
-        with open(self.path, "rb") as file:
-            file.seek(self.offset)
-            runs = file.read(self.length).decode(errors="replace")
+        try:
+            with open(self.path, "rb") as file:
+                file.seek(self.offset)
+                runs = file.read(self.length).decode(errors="replace")
+        except OSError as problem:
+            message, remedy = f"cannot be read ({problem.strerror})", "put it where every node sees it, or restore it"
+            raise FindingError(error("unreadable-mask", self.path, message, remedy)) from problem
         try:
             return rle.decode(runs, height, width)
         except DataError as problem:

@@ -3,7 +3,8 @@
 SRC is the json, or a folder with one json in it or in its ``annotations``. Images are looked for under that folder
 (for a json in a folder ``annotations``, under its parent): at their ``file_name``, in ``images``, and at last by the
 name alone, because Label Studio writes paths of its server there: ``images\\\\a.jpg``, ``../../data/upload/1/a.jpg``,
-``/data/local-files/?d=a%20b.jpg``. A path never leads out of the folder.
+``/data/local-files/?d=a%20b.jpg``. That is a warning, for it may be another image of that name. A path never leads out
+of the folder.
 """
 
 import itertools
@@ -232,9 +233,13 @@ def _places(path: Path, root: Path, images: Mapping[int, _Image], findings: list
         by_name.setdefault(file.name, []).append(file)
     places: dict[int, Path] = {}
     for number, image in images.items():
-        found = _place(root, image.file_name, by_name)
+        given, found = _place(root, image.file_name, by_name)
         if len(found) == 1:
             places[number] = found[0]
+            if not given:
+                message = f"taken for '{image.file_name}' of {path.name}, because of its name alone"
+                remedy = "see that it is the image that was labelled, or give its path from the folder"
+                findings.append(warning("image-by-name", found[0], message, remedy))
         elif found:
             message, remedy = f"{path.name} may mean {found[0]} or {found[1]}", "give its path from the folder"
             findings.append(error("ambiguous-image", image.file_name, message, remedy))
@@ -250,24 +255,32 @@ def _places(path: Path, root: Path, images: Mapping[int, _Image], findings: list
 
 
 def _images_under(root: Path) -> Iterator[Path]:
+    seen: set[str] = set()
     for folder, folders, files in os.walk(root, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        real = os.path.realpath(folder)
+        if real in seen:  # links may make a loop
+            folders.clear()
+            continue
+        seen.add(real)
+        visible = [name for name in folders if not name.startswith(".")]
+        links = {name for name in visible if Path(folder, name).is_symlink()}
+        folders[:] = [*sorted(set(visible) - links), *sorted(links)]  # files by their own path, where they have one
         for name in sorted(files):
             if name.lower().endswith(IMAGE_ENDINGS) and not name.startswith("."):
                 yield Path(folder, name)
 
 
-def _place(root: Path, file_name: str, by_name: Mapping[str, Sequence[Path]]) -> Sequence[Path]:
-    """Files that an entry may mean, best guess first and alone when its path leads there."""
+def _place(root: Path, file_name: str, by_name: Mapping[str, Sequence[Path]]) -> tuple[bool, Sequence[Path]]:
+    """Files that an entry may mean, and whether it says so itself: by its path, or by a name without one."""
     for name in (file_name, unquote(file_name)):
         given = PurePosixPath(name.replace("\\", "/").rpartition("?d=")[2])
         if not given.is_absolute() and ".." not in given.parts:
             for place in (root / given, root / "images" / given):
                 if place.is_file():
-                    return [place]
+                    return True, [place]
         if given.name in by_name:
-            return by_name[given.name]
-    return []
+            return len(given.parts) == 1, by_name[given.name]
+    return False, []
 
 
 def _keys(root: Path, places: Iterable[Path]) -> dict[Path, str]:

@@ -13,6 +13,9 @@ from distseg.data.findings import Finding, FindingError, by_code, error
 from distseg.data.layouts.base import Corpus, LayoutOptions, RawSample
 from distseg.errors import DataError
 
+KEY_BYTES_MAX = 90
+"""Bytes of a sample's key in UTF-8; a name in a USTAR archive has 100."""
+_KEY = re.compile(r"[^./\\\s]+")  # webdataset takes all after a key's first dot for the member's ending
 NO_OPTIONS = LayoutOptions()
 PAIR_REMEDY = "complete the pairs or remove what has no partner"
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
@@ -61,6 +64,11 @@ def visible_files(folder: Path, *endings: str) -> list[Path]:
 def key_of(name: str) -> str:
     """A name as a sample's key: dots and blanks, which a WebDataset key cannot have, become ``-``."""
     return re.sub(r"[.\s]", "-", name)
+
+
+def fits_a_tar(key: str) -> bool:
+    """Whether a sample of this key can be packed."""
+    return _KEY.fullmatch(key) is not None and len(key.encode()) <= KEY_BYTES_MAX
 
 
 def grouping(regex: str | None, default: Callable[[Path], str]) -> Callable[[Path], str]:

@@ -13,8 +13,9 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from distseg.data.appearing import appearing
 from distseg.data.synthetic.car import BODIES, Array, random_car
-from distseg.data.synthetic.folder import appearing, check
+from distseg.data.synthetic.folder import check
 from distseg.data.synthetic.studio import photograph, random_studio
 from distseg.errors import InputError
 

@@ -1,9 +1,5 @@
-"""What all make-believe data sets share: the same rules for what is asked, and a folder that appears whole or not."""
+"""What all make-believe data sets share: the same rules for what is asked."""
 
-import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from distseg.errors import InputError
@@ -24,17 +20,3 @@ def check(out: Path, *, groups: int, views: int, size: tuple[int, int], seed: in
         raise InputError(f"size: got {size[0]}x{size[1]}, wanted at least {smallest} pixels; ask for larger pictures")
     if seed < 0:
         raise InputError(f"seed: got {seed}, wanted 0 or more; drop the sign")
-
-
-@contextmanager
-def appearing(out: Path) -> Iterator[Path]:
-    """Yields a new folder beside `out`; on a clean exit it becomes `out`, on an exception it is removed."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    aside = out.parent / f".{out.name}.tmp-{os.getpid()}"
-    try:
-        aside.mkdir()
-        yield aside
-        aside.replace(out)
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise

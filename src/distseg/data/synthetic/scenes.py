@@ -14,8 +14,9 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from distseg.data import rle
+from distseg.data.appearing import appearing
 from distseg.data.synthetic.car import Array
-from distseg.data.synthetic.folder import appearing, check
+from distseg.data.synthetic.folder import check
 from distseg.data.synthetic.tabletop import KINDS, SUPERSAMPLING, Seen, Table
 
 _CATEGORY_IDS = (2, 5, 7, 11)  # of KINDS: with gaps, as in COCO

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import cv2
 
+from distseg.data.appearing import appearing
 from distseg.data.synthetic.camvid import RGB, SEGNET, Label, to_segnet
 from distseg.data.synthetic.car import Array
-from distseg.data.synthetic.folder import appearing, check
+from distseg.data.synthetic.folder import check
 from distseg.data.synthetic.street import Street
 from distseg.errors import InputError
 
