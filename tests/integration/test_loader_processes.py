@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from distseg.augment.keyed_random import KeyedAugment
 from distseg.augment.policies import Augmenter
 from distseg.data.layouts import read_corpus
 from distseg.data.manifest import ShardFolder
@@ -20,7 +21,6 @@ from distseg.data.order import EpochPlan
 from distseg.data.pack import pack
 from distseg.data.stream import Batch, EvalBatches, TrainBatches, batch_loader, open_named_split
 from distseg.data.synthetic.carvana import write_carvana
-from distseg.train.loop import KeyedAugment
 
 READER = """
 import sys, time

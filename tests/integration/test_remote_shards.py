@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 import torch
 
+from distseg.augment.keyed_random import KeyedAugment
 from distseg.augment.policies import Augmenter
 from distseg.data.cache import ShardCache
 from distseg.data.layouts import read_corpus
@@ -32,7 +33,6 @@ from distseg.data.stream import EvalBatches, TrainBatches, batch_loader, open_sp
 from distseg.data.synthetic.carvana import write_carvana
 from distseg.data.verify import verify
 from distseg.errors import DataError
-from distseg.train.loop import KeyedAugment
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SIZE = (64, 64)

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 
+from distseg.augment.keyed_random import KeyedAugment
 from distseg.augment.policies import Augmenter
 from distseg.data.codec import encode_mask
 from distseg.data.layouts import carvana
@@ -36,7 +37,6 @@ from distseg.data.stream import (
 from distseg.data.synthetic.carvana import write_carvana
 from distseg.errors import BadSampleError, DataError
 from distseg.tasks.scoring import measure
-from distseg.train.data import KeyedAugment
 
 SIZE = WIDTH, HEIGHT = 64, 64
 CARS, VIEWS, PER_SHARD = 4, 5, 4

@@ -4,8 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 
-from distseg.augment.keyed_random import key_seed
-from distseg.augment.policies import Augmenter, Pixels
+from distseg.augment.keyed_random import KeyedAugment
+from distseg.augment.policies import Augmenter
 from distseg.config import RunConfig
 from distseg.data.manifest import ShardFolder
 from distseg.data.order import EpochPlan
@@ -58,17 +58,6 @@ def open_data(cfg: RunConfig, shards: ShardFolder, worker: Worker) -> RunData:
         validation=loader(val_batches, range(len(val_batches))),
         loader=loader,
     )
-
-
-class KeyedAugment:
-    """An augmenter seeded for each sample from (seed, epoch, key)."""
-
-    def __init__(self, augmenter: Augmenter, seed: int) -> None:
-        self._augmenter = augmenter
-        self._seed = seed
-
-    def __call__(self, image: Pixels, mask: Pixels, epoch: int, key: str) -> tuple[Pixels, Pixels]:
-        return self._augmenter(image, mask, key_seed(self._seed, epoch, key))
 
 
 def _check_plan(plan: EpochPlan, world_size: int) -> None:
