@@ -82,7 +82,7 @@ def test_workers_errors_reach_the_caller_as_they_are(shards: Path, tmp_path: Pat
     assert str(failed.reason).startswith("TrainingError: loss is ")
 
     other = replace(spec, folder=tmp_path / "runs/b", trial_id="b")
-    run(other, LocalWorker(0, 1, torch.device("cpu"), lambda row: None))
+    run(other, LocalWorker(0, 1, torch.device("cpu")))
     before = (other.folder / "record.json").read_bytes()
     with pytest.raises(HomeError, match=r"last.pt: belongs to another config \(seed: saved 0, now 1\)"):
         train(replace(other, config=with_overrides(TINY, {"seed": 1})))
