@@ -1,5 +1,7 @@
 """``distseg train``: one run, alone, under torchrun, or on Ray Train."""
 
+import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -49,6 +51,19 @@ def train(
     record = _local(spec) if local else _on_ray(spec, workers, folders.root / "cache" / "ray")
     if record is not None:
         _show(name, record, spec, as_json)
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        _leave_at_once()
+
+
+def _leave_at_once() -> None:
+    """Ends one of torchrun's processes without Python's own end, once all is written.
+
+    DDP keeps gloo's threads alive after its group is destroyed; one that asks for Python's lock while Python ends
+    aborts the process ("terminate called without an active exception"), and torchrun takes the whole run for failed.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def _resumed(folders: "Home", wanted: str, stem: str) -> str:

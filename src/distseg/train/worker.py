@@ -4,7 +4,6 @@ Ray's workers and the plain local one implement this; the difference between the
 method here: the run's folder lies in the home that all nodes see, so rank 0 writes them there and any rank reads them.
 """
 
-import gc
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -56,11 +55,8 @@ def local_worker() -> Iterator[LocalWorker]:
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield LocalWorker(dist.get_rank(), dist.get_world_size(), device)
-        # Ranks leave together: rank 0 writes when the others have nothing left to do, and a rank whose process ends
-        # meanwhile was seen to abort in gloo's threads ("terminate called without an active exception").
-        dist.barrier()
+        dist.barrier()  # ranks leave together: rank 0 still writes when the others have nothing left to do
     finally:
-        gc.collect()  # DDP holds on to the group; it has to go first
         dist.destroy_process_group()
 
 
