@@ -50,7 +50,7 @@ check: $(INSTALLED)  ## lint, types, layers, unit tests (two minutes)
 test: check  ## check, then the integration tests (a quarter of an hour)
 	$(PYTEST) tests/integration
 
-acceptance: check  ## everything, repeated kills and real data included
+acceptance: check  ## check, integration tests, whole demos, real data
 	$(PYTEST) tests/integration tests/acceptance
 
 bench: $(INSTALLED)  ## every benchmark in turn, one JSON line a figure

@@ -121,6 +121,11 @@ def test_no_constant_mask_is_a_good_answer(rendered):
     share = masks.mean(axis=(1, 2))
     assert share.min() > 0.04
     assert np.mean(2 * share / (1 + share)) < 0.6  # everything is car: intersection p, sizes p and 1
+    mean = masks.mean(axis=0)
+    for threshold in np.arange(0.05, 1.0, 0.05):  # the silhouette that all pictures share, at its best
+        silhouette = mean > threshold
+        dice = 2 * (masks & silhouette).sum(axis=(1, 2)) / (masks.sum(axis=(1, 2)) + silhouette.sum())
+        assert dice.mean() < 0.6, threshold
 
 
 @pytest.mark.parametrize(
