@@ -290,3 +290,10 @@ def test_weights_that_do_not_fit_are_one_clear_line(tmp_path: Path) -> None:
     for path, message in [(tmp_path / "none.pt", "no file"), (tmp_path, "cannot be read as weights")]:
         with pytest.raises(ConfigError, match=message):
             build_model(config(weights=str(path)), 1)
+
+
+def test_statistics_of_batch_norm_follow_short_trainings() -> None:
+    """At torchvision's 0.01 for MobileNet, validation lags hundreds of steps behind the weights."""
+    network = build_model(ModelConfig(architecture="tv_deeplabv3_mobilenet_v3_large"), 3).network
+    norms = [module for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    assert {norm.momentum for norm in norms} == {0.1}
