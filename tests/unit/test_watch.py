@@ -71,7 +71,7 @@ def told(folder: Path, rank: int, monkeypatch: pytest.MonkeyPatch, meter: GpuMet
     seen = []
     watching = Watch(spec_of(folder, folder), STEPS, EPOCHS * STEPS, meter, rank)
     for step, losses in ((1, (2.0, 2.0)), (2, (4.0, 4.0)), (4, (6.0, 4.0))):
-        state: Any = SimpleNamespace(step=step)
+        state: Any = SimpleNamespace(step=step, stopped_early=False)
         watching.step(state, torch.tensor(losses, dtype=torch.float64))
         seen.append(Progress.load(folder))
     monkeypatch.undo()
@@ -233,7 +233,7 @@ def write_rows(folder: Path, *rows: dict[str, Any]) -> None:
 
 
 LINES = [
-    "epoch 2/3  loss 0.2500  12.3 images/s  61 s",
+    "epoch 2/3  loss 0.2500  12.3 images/s  61 s, 31 s left",
     "epoch 3/3  loss 0.2500  miou 0.7500  12.3 images/s  61 s",
 ]
 
