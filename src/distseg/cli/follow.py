@@ -63,9 +63,10 @@ class Follow:
 
     def _epoch_line(self, row: dict[str, Any]) -> str:
         score = "" if row["score"] is None else f"{self._metric} {row['score']:.4f}  "
+        left = row["seconds"] / row["epoch"] * (self._epochs - row["epoch"])
         return (
             f"epoch {row['epoch']}/{self._epochs}  loss {row['loss']:.4f}  {score}"
-            f"{row['images_per_s']:.1f} images/s  {row['seconds']:.0f} s"
+            f"{row['images_per_s']:.1f} images/s  {row['seconds']:.0f} s" + (f", {left:.0f} s left" if left else "")
         )
 
 
