@@ -36,10 +36,10 @@ def test_an_encoder_of_one_size_is_refused_before_any_batch(
     assert not spec.folder.exists()
 
 
-def test_at_its_own_size_it_trains(shards: Path, tmp_path: Path) -> None:
-    changes = {f"model.{name}": value for name, value in VIT.items()}
-    spec = spec_of(tmp_path / "run", shards, {**changes, "data.input_size": 224, "train.epochs": 1})
-    assert run(spec, worker()).epochs == 1
+@pytest.mark.parametrize("model", [VIT, SWIN], ids=["vit", "swin"])
+def test_at_its_own_size_it_is_let_through(model: dict[str, str]) -> None:
+    cfg = ModelConfig.model_validate(model)
+    check_input(build_model(cfg, 1), cfg, (224, 224))
 
 
 @pytest.mark.parametrize("architecture", ["classic_unet", *(name for name in SMP_ARCHITECTURES if name != "dpt")])

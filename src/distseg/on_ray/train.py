@@ -63,7 +63,7 @@ def fit(
     trainer = kind(
         partial(_train_worker, spec),  # not by train_loop_config: Ray's controller would import what a spec takes
         scaling_config=ScalingConfig(
-            num_workers=(workers_min, workers) if elastic else workers,
+            num_workers=(workers_min, workers) if elastic else workers,  # type: ignore[arg-type]
             use_gpu=gpus_per_worker > 0,
             resources_per_worker=resources,
         ),

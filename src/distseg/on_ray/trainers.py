@@ -6,10 +6,11 @@ Both override private parts of Ray Train (2.60); where a version of Ray lacks su
 from pathlib import Path
 from typing import Any
 
-from ray.train import FailureConfig, TrainingFailedError, WorkerGroupError
-from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.execution.failure_handling import FailureDecision, FailurePolicy
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
+from ray.train.v2.api.config import FailureConfig
+from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
+from ray.train.v2.torch.torch_trainer import TorchTrainer
 
 from distseg.errors import DistsegError
 
