@@ -238,6 +238,14 @@ LINES = [
 ]
 
 
+def write_progress_on_a_gpu(folder: Path) -> None:
+    progress = Progress(
+        step=5, steps=9, epoch=2, epochs=3, loss=0.125, images_per_s=34.5, seconds_left=1.0,
+        gpu_utilisation=0.87, gpu_memory_bytes=3 * 2**30, gpu_power_w=301.4,
+    )  # fmt: skip
+    (folder / "progress.json").write_text(progress.model_dump_json())
+
+
 def test_plain_lines_where_there_is_no_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_rows(tmp_path, row(1, 0.5))  # of before a resume: not told again
     with Follow(tmp_path, 3, "miou"):
@@ -245,6 +253,13 @@ def test_plain_lines_where_there_is_no_terminal(tmp_path: Path, capsys: pytest.C
     captured = capsys.readouterr()
     assert captured.err.splitlines() == LINES
     assert captured.out == ""
+
+
+def test_plain_lines_tell_of_the_gpu_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_progress_on_a_gpu(tmp_path)
+    with Follow(tmp_path, 3, "miou"):
+        write_rows(tmp_path, row(3, 0.75))
+    assert capsys.readouterr().err.splitlines() == [LINES[1] + "  GPU 87%  3.0 GiB  301 W"]
 
 
 def test_lines_appear_while_the_run_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -269,12 +284,7 @@ def read_to_end(terminal: int) -> str:
 
 
 def test_a_bar_on_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "progress.json").write_text(
-        Progress(
-            step=5, steps=9, epoch=2, epochs=3, loss=0.125, images_per_s=34.5, seconds_left=1.0,
-            gpu_utilisation=0.87, gpu_memory_bytes=3 * 2**30, gpu_power_w=301.4,
-        ).model_dump_json()
-    )  # fmt: skip
+    write_progress_on_a_gpu(tmp_path)
     ours, theirs = os.openpty()
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.setenv("COLUMNS", "160")

@@ -20,7 +20,7 @@ def train(
     data: Annotated[str, typer.Option(metavar="SHARDS", help="Folder made by 'distseg data pack', or its URL.")] = ...,  # type: ignore[assignment]
     workers: Annotated[int, typer.Option(min=1, help="DDP workers, on Ray Train.")] = 1,
     min_workers: Annotated[
-        int | None, typer.Option(min=1, help="Go on with as few when nodes are lost. Default: do not.")
+        int | None, typer.Option(min=1, help="Go on with as few when nodes are lost; default: fail.")
     ] = None,
     local: Annotated[bool, typer.Option("--local", help="Without Ray: here, or as one of torchrun's.")] = False,
     resume: Annotated[
@@ -108,12 +108,12 @@ def _on_ray(spec: "RunSpec", workers: int, workers_min: int | None, storage: Pat
     from distseg.on_ray.session import check_workers, cluster_total, session
 
     ShardFolder.open(spec.data)  # says what is wrong with it before Ray takes its time to start
-    with session(one_run=True) as own_ray:
+    with session(one_run=workers_min is None) as own_ray:
         from distseg.on_ray.train import fit
 
         cpus = spec.config.train.threads
         gpus = 1 if cluster_total("GPU") else 0
-        check_workers(workers, cpus, gpus)
+        check_workers(workers_min or workers, cpus, gpus)
         with _follow(spec):
             return fit(
                 spec,
@@ -149,7 +149,7 @@ def _show(name: str, record: "TrialRecord", spec: "RunSpec", as_json: bool) -> N
         )
         return
     rows = [(key, f"{value:.4f}") for key, value in record.metrics.items() if isinstance(value, float)]
-    print_table(f"{name}: best of {record.epochs} epochs (epoch {record.best_epoch})", ("metric", "value"), rows)
-    energy = f", {record.gpu_hours:.2f} GPU hours, {record.energy_wh:.1f} Wh" if record.gpu_hours else ""
-    typer.echo(f"trained for {record.seconds:.0f} s, {record.cpu_hours:.2f} CPU hours{energy}")
+    print_table(f"best epoch: {record.best_epoch} of {record.epochs}", ("metric", "value"), rows)
+    on_gpu = f", {60 * record.gpu_hours:.1f} GPU minutes, {record.energy_wh:.1f} Wh" if record.gpu_hours else ""
+    typer.echo(f"trained for {record.seconds:.0f} s, {60 * record.cpu_hours:.1f} CPU minutes{on_gpu}")
     typer.echo(f"run folder: {spec.folder}\nexport it:  distseg export {name} --out model.ts")

@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from distseg.config import Resources
-from distseg.errors import ClusterError
+from distseg.errors import ClusterError, DistsegError
 
 ENVIRONMENT = {
     # start-up of a nested trainer, measured: 51 CPU-seconds with Ray's defaults, 31 to 44 with these
@@ -49,11 +49,25 @@ def session(cpus: int | None = None, *, one_run: bool = False) -> Iterator[bool]
             settings = {"num_cpus": cpus}
             if one_run:
                 settings |= {"include_dashboard": False, "_system_config": _NO_PRESTART}
-        ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING, **settings)
         try:
+            _start(address, settings)
             yield address == "local"
         finally:
             ray.shutdown()
+
+
+def _start(address: str, settings: dict[str, Any]) -> None:
+    import ray
+
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING, **settings)
+    except Exception as error:  # Ray has no class for it
+        if "timed out during startup" not in str(error):
+            raise
+        raise DistsegError(
+            "Ray did not start here within its 30 s: this machine is too busy; try again, or set RAY_ADDRESS to a Ray "
+            "that runs"
+        ) from error
 
 
 def _authenticate(folder: Path) -> None:
