@@ -27,12 +27,12 @@ class LeanTrainer(TorchTrainer):
     """
 
     def _create_default_callbacks(self) -> list[Any]:
-        callbacks: list[Any] = super()._create_default_callbacks()  # type: ignore[no-untyped-call]
+        callbacks: list[Any] = super()._create_default_callbacks()
         return [callback for callback in callbacks if type(callback).__name__ not in _NOT_NEEDED]
 
     def _initialize_and_run_controller(self, **settings: Any) -> Any:
-        settings["scaling_policy"] = _WithoutAutoscaler(self.scaling_config)
-        return super()._initialize_and_run_controller(**settings)  # type: ignore[no-untyped-call]
+        settings["scaling_policy"] = _WithoutAutoscaler(self.scaling_config)  # type: ignore[arg-type]
+        return super()._initialize_and_run_controller(**settings)
 
 
 class ElasticTrainer(TorchTrainer):
@@ -45,7 +45,7 @@ class ElasticTrainer(TorchTrainer):
 
     def _initialize_and_run_controller(self, **settings: Any) -> Any:
         settings["failure_policy"] = _AsLongAsItGetsOn(self._checkpoint)
-        return super()._initialize_and_run_controller(**settings)  # type: ignore[no-untyped-call]
+        return super()._initialize_and_run_controller(**settings)
 
 
 class _WithoutAutoscaler(FixedScalingPolicy):
@@ -76,7 +76,7 @@ class _AsLongAsItGetsOn(FailurePolicy):
         return FailureDecision.RAISE if self._failures > _FAILURES_MAX else FailureDecision.RETRY
 
 
-def own_error(error: TrainingFailedError) -> DistsegError | None:
+def own_error(error: Exception) -> DistsegError | None:
     """The first of our own errors among those of the workers: the others' connections fail when one of them is gone."""
     failures = error.worker_failures if isinstance(error, WorkerGroupError) else {}
     return next((failure for _, failure in sorted(failures.items()) if isinstance(failure, DistsegError)), None)
