@@ -1,6 +1,7 @@
 """A Ray cluster of two nodes on this machine."""
 
 import os
+import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,7 +17,10 @@ def two_nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})  # type: ignore[no-untyped-call]
+    with socket.socket() as free:  # 8265 may be taken: a Cluster does not look for another one
+        free.bind(("127.0.0.1", 0))
+        head = {"num_cpus": 1, "dashboard_port": free.getsockname()[1]}
+    cluster = Cluster(initialize_head=True, head_node_args=head)  # type: ignore[no-untyped-call]
     try:
         cluster.add_node(num_cpus=1)
         cluster.wait_for_nodes()  # type: ignore[no-untyped-call]

@@ -3,6 +3,7 @@
 Both override private parts of Ray Train (2.60); where a version of Ray lacks such a part, Ray does as ever.
 """
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from ray.train.v2.torch.torch_trainer import TorchTrainer
 
 from distseg.errors import DistsegError
 
-_FAILURES_MAX = 3
+_FAILURES_MAX = 5
+"""One after another without a new checkpoint; a lost node costs two: its workers, and waiting for it in vain."""
 _NOT_NEEDED = {"DatasetsCallback", "PlacementGroupCleanerCallback"}
 
 
@@ -45,6 +47,8 @@ class ElasticTrainer(TorchTrainer):
 
     def _initialize_and_run_controller(self, **settings: Any) -> Any:
         settings["failure_policy"] = _AsLongAsItGetsOn(self._checkpoint)
+        # Ray counts a lost node's CPUs for a while, and would wait a minute for workers that cannot be placed there
+        os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "15")
         return super()._initialize_and_run_controller(**settings)
 
 
