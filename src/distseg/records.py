@@ -3,8 +3,11 @@
 They hold plain Python only, so the rooms that must not import torch (leaderboard, queue) read them freely.
 """
 
+import fcntl
 import json
-from contextlib import suppress
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -25,6 +28,7 @@ BAD_FILE = "bad.jsonl"
 CONFIG_FILE = "config.yaml"
 LAST_CHECKPOINT = "checkpoints/last.pt"
 BEST_CHECKPOINT = "checkpoints/best.pt"
+PANELS_FOLDER = "panels"
 
 
 class Value(BaseModel):
@@ -126,8 +130,11 @@ class TrialRecord(Value):
     """Validation samples behind the metrics."""
     bad_samples: int = 0
     world_size: int = 1
+    """Workers that trained last."""
+    world_sizes: tuple[int, ...] = ()
+    """Numbers of workers that trained one after another, where a run goes on with those that are left."""
     gpu_hours: float = 0.0
-    """Wall time times GPUs held."""
+    """Wall time times GPUs held, parts of one too."""
     cpu_hours: float = 0.0
     """CPU time used by the training processes, over all ranks."""
     energy_wh: float = 0.0
@@ -143,6 +150,18 @@ class TrialRecord(Value):
 
     def save(self, folder: Path) -> None:
         """Writes ``folder/record.json`` atomically."""
+        with _held(folder):
+            self._write(folder)
+
+    def save_unless_ended(self, folder: Path) -> bool:
+        """Writes over a record that is not finished; False, and nothing written, where somebody has ended it."""
+        with _held(folder):
+            if TrialRecord.load(folder).status.finished:
+                return False
+            self._write(folder)
+            return True
+
+    def _write(self, folder: Path) -> None:
         atomic.write_text(folder / RECORD_FILE, self.model_dump_json(indent=1) + "\n")
 
     @classmethod
@@ -250,6 +269,19 @@ class ExportManifest(Value):
     parity: Parity
     versions: dict[str, str]
     created_at: str
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Keeps other writers of a folder's record waiting, where the file system can lock a folder (NFS cannot)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def now() -> str:

@@ -71,7 +71,7 @@ def told(folder: Path, rank: int, monkeypatch: pytest.MonkeyPatch, meter: GpuMet
     seen = []
     watching = Watch(spec_of(folder, folder), STEPS, EPOCHS * STEPS, meter, rank)
     for step, losses in ((1, (2.0, 2.0)), (2, (4.0, 4.0)), (4, (6.0, 4.0))):
-        state: Any = SimpleNamespace(step=step)
+        state: Any = SimpleNamespace(step=step, stopped_early=False)
         watching.step(state, torch.tensor(losses, dtype=torch.float64))
         seen.append(Progress.load(folder))
     monkeypatch.undo()
@@ -233,9 +233,17 @@ def write_rows(folder: Path, *rows: dict[str, Any]) -> None:
 
 
 LINES = [
-    "epoch 2/3  loss 0.2500  12.3 images/s  61 s",
+    "epoch 2/3  loss 0.2500  12.3 images/s  61 s, 31 s left",
     "epoch 3/3  loss 0.2500  miou 0.7500  12.3 images/s  61 s",
 ]
+
+
+def write_progress_on_a_gpu(folder: Path) -> None:
+    progress = Progress(
+        step=5, steps=9, epoch=2, epochs=3, loss=0.125, images_per_s=34.5, seconds_left=1.0,
+        gpu_utilisation=0.87, gpu_memory_bytes=3 * 2**30, gpu_power_w=301.4,
+    )  # fmt: skip
+    (folder / "progress.json").write_text(progress.model_dump_json())
 
 
 def test_plain_lines_where_there_is_no_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -245,6 +253,13 @@ def test_plain_lines_where_there_is_no_terminal(tmp_path: Path, capsys: pytest.C
     captured = capsys.readouterr()
     assert captured.err.splitlines() == LINES
     assert captured.out == ""
+
+
+def test_plain_lines_tell_of_the_gpu_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_progress_on_a_gpu(tmp_path)
+    with Follow(tmp_path, 3, "miou"):
+        write_rows(tmp_path, row(3, 0.75))
+    assert capsys.readouterr().err.splitlines() == [LINES[1] + "  GPU 87%  3.0 GiB  301 W"]
 
 
 def test_lines_appear_while_the_run_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -269,12 +284,7 @@ def read_to_end(terminal: int) -> str:
 
 
 def test_a_bar_on_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "progress.json").write_text(
-        Progress(
-            step=5, steps=9, epoch=2, epochs=3, loss=0.125, images_per_s=34.5, seconds_left=1.0,
-            gpu_utilisation=0.87, gpu_memory_bytes=3 * 2**30, gpu_power_w=301.4,
-        ).model_dump_json()
-    )  # fmt: skip
+    write_progress_on_a_gpu(tmp_path)
     ours, theirs = os.openpty()
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.setenv("COLUMNS", "160")

@@ -169,7 +169,10 @@ def _from_torch_hub(download: Callable[[], nn.Module], name: str) -> nn.Module:
 
 
 def _load_encoder(network: nn.Module, path: Path) -> None:
-    """Loads an encoder's weights (safetensors, or a torch file of tensors) in place."""
+    """Loads an encoder's weights (safetensors, or a torch file of tensors) in place.
+
+    The names are the encoder's own, or those of the whole timm model that it was cut from.
+    """
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -188,13 +191,22 @@ def _load_encoder(network: nn.Module, path: Path) -> None:
     encoder = network.encoder
     assert isinstance(encoder, nn.Module)
     own = encoder.state_dict()
-    wrong = [name for name, value in own.items() if getattr(weights.get(name), "shape", None) != value.shape]
+    plain = {_plain(name): value for name, value in weights.items()}
+    found = {name: weights.get(name, plain.get(_plain(name))) for name in own}
+    wrong = [name for name, value in own.items() if getattr(found[name], "shape", None) != value.shape]
     if wrong:
         raise ConfigError(
             f"model.weights: {path} does not fit the encoder: {len(wrong)} of {len(own)} tensors missing or of another "
             f"shape, first '{wrong[0]}'; give weights of the same encoder"
         )
-    encoder.load_state_dict({name: weights[name] for name in own})
+    encoder.load_state_dict(found)
+
+
+def _plain(name: str) -> str:
+    """A tensor's name in timm's whole model and in an encoder made of it: SMP adds ``model.``, timm flattens stages."""
+    while name.startswith("model."):
+        name = name.removeprefix("model.")
+    return name.replace(".", "_")
 
 
 def _nearest(name: str, known: tuple[str, ...] | list[str]) -> str:

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from distseg.config import Resources
-from distseg.errors import ClusterError
+from distseg.errors import ClusterError, DistsegError
 
 ENVIRONMENT = {
     # start-up of a nested trainer, measured: 51 CPU-seconds with Ray's defaults, 31 to 44 with these
@@ -23,12 +24,16 @@ ENVIRONMENT = {
 }
 """For the workers of a run; a driver's own environment does not reach them on a running cluster."""
 
+_NO_PRESTART = {"prestart_worker_first_driver": False}
+"""Ray Train's processes have an environment of their own: those started in advance, without it, would wait in vain."""
+
 
 @contextmanager
-def session(cpus: int | None = None) -> Iterator[None]:
-    """Connects to the Ray at RAY_ADDRESS, or starts one on this machine and ends it afterwards.
+def session(cpus: int | None = None, *, one_run: bool = False) -> Iterator[bool]:
+    """Connects to the Ray at RAY_ADDRESS, or starts one on this machine and ends it afterwards; True: it is our own.
 
-    ``cpus``: what our own Ray offers; None: all that the machine has.
+    ``cpus``: what our own Ray offers; None: all that the machine has. ``one_run``: our own will serve one training run,
+    so it starts without a dashboard, which takes seven seconds of CPU time.
     """
     address = os.environ.get("RAY_ADDRESS") or "local"  # without one, Ray would join whichever it finds on this machine
     with ExitStack() as cleaning:
@@ -38,19 +43,31 @@ def session(cpus: int | None = None) -> Iterator[None]:
                 _authenticate(Path(cleaning.enter_context(TemporaryDirectory(prefix="distseg-token-"))))
         import ray
 
-        # Where there is no address, the processes of our own Ray inherit this environment when they start.
         os.environ.update({name: value for name, value in ENVIRONMENT.items() if name not in os.environ})
-        ray.init(
-            address=address,
-            num_cpus=cpus if address == "local" else None,
-            runtime_env={"env_vars": ENVIRONMENT},
-            log_to_driver=False,
-            logging_level=logging.WARNING,
-        )
+        settings: dict[str, Any] = {"runtime_env": {"env_vars": ENVIRONMENT}}
+        if address == "local":  # its processes inherit this environment
+            settings = {"num_cpus": cpus}
+            if one_run:
+                settings |= {"include_dashboard": False, "_system_config": _NO_PRESTART}
         try:
-            yield
+            _start(address, settings)
+            yield address == "local"
         finally:
             ray.shutdown()
+
+
+def _start(address: str, settings: dict[str, Any]) -> None:
+    import ray
+
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING, **settings)
+    except Exception as error:  # Ray has no class for it
+        if "timed out during startup" not in str(error):
+            raise
+        raise DistsegError(
+            "Ray did not start here within its 30 s: this machine is too busy; try again, or set RAY_ADDRESS to a Ray "
+            "that runs"
+        ) from error
 
 
 def _authenticate(folder: Path) -> None:

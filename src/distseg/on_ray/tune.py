@@ -113,6 +113,7 @@ def train_trial(trial: dict[str, Any], study: dict[str, Any]) -> None:
         trial_id=trial["trial_id"],
         study=study["name"],
         overrides=trial["overrides"],
+        gpus_per_worker=study["resources"].gpus_per_worker,
     )
     resources = study["resources"]
     if resources.workers_per_trial == 1:

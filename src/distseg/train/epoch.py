@@ -13,15 +13,17 @@ from distseg.errors import TrainingError
 from distseg.records import Score
 from distseg.train.state import TrainState
 from distseg.train.telemetry import GpuMeter
-from distseg.train.worker import gather_objects, reduce_sum
+from distseg.train.worker import Worker, gather_objects, reduce_sum
 
 
 class Since:
     """What this rank gathered since the ranks last added up."""
 
-    def __init__(self, device: torch.device, meter: GpuMeter) -> None:
-        self.device = device
+    def __init__(self, worker: Worker, meter: GpuMeter, gpus: float) -> None:
+        """``gpus``: what this rank holds of its GPU, where it has one."""
+        self.device = worker.device
         self.meter = meter
+        self.gpus = gpus if worker.device.type == "cuda" else 0.0
         self.start()
 
     def start(self) -> None:
@@ -36,9 +38,10 @@ class Since:
 
 def take_in(since: Since, state: TrainState, cfg: RunConfig, samples: int) -> None:
     """Adds up over ranks what they gathered, and fails on all of them together when the run cannot go on."""
-    spent = [time.process_time() - since.cpu, since.meter.energy_wh() - since.energy_wh]
+    seconds = time.perf_counter() - since.wall
+    spent = [time.process_time() - since.cpu, seconds * since.gpus, since.meter.energy_wh() - since.energy_wh]
     own = torch.cat([since.losses, torch.tensor(spent, dtype=torch.float64, device=since.device)])
-    loss_sum, images, cpu_seconds, energy_wh = reduce_sum(own).tolist()
+    loss_sum, images, cpu_seconds, gpu_seconds, energy_wh = reduce_sum(own).tolist()
     if not math.isfinite(loss_sum):
         raise TrainingError(
             f"loss is {loss_sum} by step {state.step}; the last checkpoint is from before; "
@@ -47,8 +50,9 @@ def take_in(since: Since, state: TrainState, cfg: RunConfig, samples: int) -> No
     state.loss_sum += loss_sum
     state.loss_images += int(images)
     state.cpu_seconds += cpu_seconds
+    state.gpu_seconds += gpu_seconds
     state.energy_wh += energy_wh
-    state.seconds += time.perf_counter() - since.wall
+    state.seconds += seconds
     for sample in itertools.chain.from_iterable(gather_objects(since.bad)):
         state.bad.setdefault(sample.key, sample)
     if len(state.bad) > cfg.data.bad_fraction_max * samples:
@@ -61,7 +65,7 @@ def take_in(since: Since, state: TrainState, cfg: RunConfig, samples: int) -> No
     since.start()
 
 
-def close_epoch(state: TrainState, cfg: RunConfig, plan: EpochPlan, score: Score | None) -> bool:
+def close_epoch(state: TrainState, cfg: RunConfig, plan: EpochPlan, score: Score | None, world_size: int) -> bool:
     """Adds the epoch's row to the history; True when it is the best so far. ``score``: None when not validated."""
     seconds = state.seconds - (state.history[-1]["seconds"] if state.history else 0.0)
     row = {
@@ -78,13 +82,14 @@ def close_epoch(state: TrainState, cfg: RunConfig, plan: EpochPlan, score: Score
         "seconds": state.seconds,
         "images_per_s": state.loss_images / seconds,
         "bad_samples": len(state.bad),
+        "world_size": world_size,
     }
     state.history.append(row)
     state.loss_sum, state.loss_images = 0.0, 0
     best = state.best(cfg.eval.mode)
     patience = cfg.train.patience_epochs
     if patience is not None and score is not None and best is not None:  # an epoch that was not validated tells nothing
-        state.stopped_early = row["epoch"] - best["epoch"] >= patience
+        state.stopped_early = row["epoch"] < cfg.train.epochs and row["epoch"] - best["epoch"] >= patience
     return best is row
 
 

@@ -19,7 +19,7 @@ from distseg.tasks.predictor import Predictor
 from distseg.tasks.scoring import measure
 from distseg.train.data import open_data
 from distseg.train.epoch import Since, close_epoch, take_in, validation_due
-from distseg.train.network import configure_torch, on_device, over_ranks
+from distseg.train.network import check_input, on_device, over_ranks, torch_settings
 from distseg.train.precision import resolve_precision
 from distseg.train.run_folder import (
     RunSpec,
@@ -49,14 +49,13 @@ def run(spec: RunSpec, worker: Worker) -> TrialRecord:
     """
     begun = False
 
-    def begin(state: TrainState, record: TrialRecord) -> None:
+    def begin() -> None:
         nonlocal begun
         begun = True
-        if worker.rank == 0:
-            write_start(spec, state, record)
 
     try:
-        return _run(spec, worker, begin)
+        with torch_settings(spec.config.train):
+            return _run(spec, worker, begin)
     except KeyboardInterrupt:
         if worker.rank == 0:
             close_record(spec, Status.INTERRUPTED, "interrupted by the user")
@@ -68,9 +67,8 @@ def run(spec: RunSpec, worker: Worker) -> TrialRecord:
         raise
 
 
-def _run(spec: RunSpec, worker: Worker, begin: Callable[[TrainState, TrialRecord], None]) -> TrialRecord:
+def _run(spec: RunSpec, worker: Worker, begin: Callable[[], None]) -> TrialRecord:
     cfg = spec.config
-    configure_torch(cfg.train)
     shards = ShardFolder.open(spec.data, spec.cache)
     manifest = shards.manifest
     check_task(cfg.task, manifest)
@@ -82,6 +80,7 @@ def _run(spec: RunSpec, worker: Worker, begin: Callable[[TrainState, TrialRecord
     # Model and state, the latter from the last checkpoint where there is one.
     torch.manual_seed(cfg.seed)
     built = build_model(cfg.model, task.channels_out)
+    check_input(built, cfg.model, data.size)
     network = on_device(built.network, cfg.train, worker)
     precision = resolve_precision(cfg.train.precision, worker.device)
     state = TrainState.create(cfg, network, worker.device, precision)
@@ -93,10 +92,12 @@ def _run(spec: RunSpec, worker: Worker, begin: Callable[[TrainState, TrialRecord
     predictor = predictor_of(state.evaluated).to(worker.device)
 
     # The loop, over all epochs, from the very batch it stopped at.
-    begin(state, record_of(spec, state, shards, steps, worker))
+    begin()
     meter = GpuMeter(worker.device)
-    since = Since(worker.device, meter)
+    since = Since(worker, meter, spec.gpus_per_worker)
     with Watch(spec, data.plan.steps, steps, meter, worker.rank) as watch, Uploads(cfg.train.upload) as uploads:
+        if worker.rank == 0:
+            write_start(spec, state, record_of(spec, state, shards, steps, worker), uploads)
         for batch in () if state.stopped_early else data.training(state.step, steps):
             set_learning_rate(state, cfg, steps)
             since.losses += train_step(trainer, task, state, batch, cfg, worker, precision)
@@ -119,9 +120,11 @@ def _run(spec: RunSpec, worker: Worker, begin: Callable[[TrainState, TrialRecord
                 network.train()
                 since.bad += bad
             take_in(since, state, cfg, data.samples)  # the same on every rank from here on
-            improved = close_epoch(state, cfg, data.plan, score) if epoch_over else False
+            improved = close_epoch(state, cfg, data.plan, score, worker.world_size) if epoch_over else False
             if worker.rank == 0:
                 fence(spec.folder)
+                if epoch_over:  # before the checkpoint: a run killed in between trains and draws the epoch again
+                    watch.epoch(state, predictor, data.validation, manifest.ignore_label, worker.device)
                 if improved and score:
                     uploads.copy(save_best(spec, state, shards, built, score))
                 checkpoint.save(last, state.to_tree(cfg, manifest))
@@ -129,7 +132,6 @@ def _run(spec: RunSpec, worker: Worker, begin: Callable[[TrainState, TrialRecord
                 write_progress(spec, state, record_of(spec, state, shards, steps, worker))
                 if epoch_over:
                     keep_last(spec.folder, epoch, cfg.train.keep_last)
-                    watch.epoch(state, predictor, data.validation, manifest.ignore_label, worker.device)
             if score:
                 worker.report(state.history[-1])
             if state.stopped_early:

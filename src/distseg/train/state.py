@@ -40,6 +40,8 @@ class TrainState:
     """Wall time of training so far."""
     cpu_seconds: float = 0.0
     """CPU time over all ranks."""
+    gpu_seconds: float = 0.0
+    """Wall time times GPUs held, over all ranks."""
     energy_wh: float = 0.0
     """Of the GPUs, over all ranks."""
     stopped_early: bool = False
@@ -79,6 +81,7 @@ class TrainState:
             "loss_images": self.loss_images,
             "seconds": self.seconds,
             "cpu_seconds": self.cpu_seconds,
+            "gpu_seconds": self.gpu_seconds,
             "energy_wh": self.energy_wh,
             "stopped_early": self.stopped_early,
         }
@@ -101,7 +104,8 @@ class TrainState:
         self.history = tree["history"]
         self.bad = {sample["key"]: BadSample.model_validate(sample) for sample in tree["bad"]}
         self.loss_sum, self.loss_images = tree["loss_sum"], tree["loss_images"]
-        self.seconds, self.cpu_seconds, self.energy_wh = tree["seconds"], tree["cpu_seconds"], tree["energy_wh"]
+        self.seconds, self.cpu_seconds, self.gpu_seconds = tree["seconds"], tree["cpu_seconds"], tree["gpu_seconds"]
+        self.energy_wh = tree["energy_wh"]
         self.stopped_early = tree["stopped_early"]
 
 

@@ -84,6 +84,11 @@ def _explained(error: Exception, images: int) -> Exception | None:
             f"out of memory with {images} images at a time; try train.micro_batch={images // 2}: gradients are "
             "accumulated, so the global batch stays the same"
         )
+    if "does not have a deterministic implementation" in text or "CUBLAS_WORKSPACE_CONFIG" in text:
+        return ConfigError(
+            f"train.deterministic: {text.splitlines()[0].split('.')[0]}; choose another model or loss, start the "
+            "process with CUBLAS_WORKSPACE_CONFIG=:4096:8, or set train.deterministic=false"
+        )
     if "Expected more than 1 value per channel" in text:
         return ConfigError(
             f"BatchNorm cannot learn from {images} image(s) at a time in this network; want at least 2: raise "
