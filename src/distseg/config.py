@@ -233,7 +233,7 @@ class AdaptiveConfig(Section):
     """Training loss over that of the run's first window, or 1 - soft Dice."""
     target: Annotated[float, Field(gt=0, lt=1)] = 0.25
     """The level rises while the error is below (``gap``: while 1 - training / validation error is above)."""
-    dead_band: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    dead_band: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """The level rests while the signal is nearer to the target than this part of the target."""
     speed: Annotated[float, Field(gt=0)] = 0.25
     """How far the level moves per thousand images seen."""
@@ -243,7 +243,7 @@ class AdaptiveConfig(Section):
     """Highest level."""
     window_images: PositiveInt = 256
     """Images over which the level is constant, in whole batches; nothing is decoded further ahead than this."""
-    half_life_images: NonNegative = 512
+    half_life_images: NonNegative = 256
     """Images after which a measured error has half its weight; 0: no smoothing."""
     probability_max: Fraction = 1.0
     """Part of the samples that are augmented at level 1; at level 0, none."""
@@ -518,6 +518,17 @@ def as_assignments(overrides: Mapping[str, Any]) -> list[str]:
     return [f"{dotted}={_as_word(value)}" for dotted, value in overrides.items()]
 
 
+def parse_assignment(item: str) -> tuple[str, Any]:
+    """``optim.lr=3e-4`` -> its dotted path and its value; ConfigError on anything else."""
+    dotted, equals, word = item.partition("=")
+    if not equals or not dotted:
+        raise ConfigError(f"override '{item}': want key=value, e.g. optim.lr=3e-4")
+    try:
+        return dotted, yaml.load(word, _Loader)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"override '{item}': value is not YAML") from error
+
+
 def dump(config: Section) -> str:
     """YAML that loads back to an equal config."""
     return yaml.dump(config.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False)
@@ -550,14 +561,7 @@ def _load(path: Path, overrides: Sequence[str], model: type[Config]) -> Config:
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: got {type(tree).__name__}, want a mapping of config keys")
     for item in overrides:
-        dotted, equals, word = item.partition("=")
-        if not equals or not dotted:
-            raise ConfigError(f"override '{item}': want key=value, e.g. optim.lr=3e-4")
-        try:
-            value = yaml.load(word, _Loader)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"override '{item}': value is not YAML") from error
-        _set(tree, dotted, value, f"override '{item}'", model)
+        _set(tree, *parse_assignment(item), f"override '{item}'", model)
     return _check(tree, str(path), model)
 
 
