@@ -114,10 +114,18 @@ def intervals(groups: Sums, classes: int) -> dict[str, tuple[float, float]]:
         return {}
     found = {}
     for metric, draws in values(resampled(len(groups)) @ groups, classes).items():
-        if not np.isnan(draws).all():
-            low, high = np.nanpercentile(draws, _INTERVAL)
-            found[metric] = float(low), float(high)
+        interval = percentile_interval(draws)
+        if interval is not None:
+            found[metric] = interval
     return found
+
+
+def percentile_interval(draws: Sums) -> tuple[float, float] | None:
+    """The 95 % in the middle of the draws (n,) that are defined; None when none is."""
+    if np.isnan(draws).all():
+        return None
+    low, high = np.nanpercentile(draws, _INTERVAL)
+    return float(low), float(high)
 
 
 def resampled(groups: int) -> Sums:

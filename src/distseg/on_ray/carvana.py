@@ -1,20 +1,17 @@
 """The main job: raw Carvana photographs to a leaderboard, an exported winner and a scored submission."""
 
-import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from distseg import atomic, config
+from distseg import atomic
 from distseg.data import rle
 from distseg.data.cache import ShardCache
 from distseg.data.layouts import read_corpus
 from distseg.data.layouts.base import Corpus
-from distseg.data.manifest import MANIFEST_FILE, ShardFolder
-from distseg.data.pack import pack
+from distseg.data.manifest import ShardFolder
 from distseg.data.stream import open_split
-from distseg.errors import ConfigError
 from distseg.export.build import export
 from distseg.export.torchscript import load
 from distseg.home import Home
@@ -22,6 +19,7 @@ from distseg.leaderboard.choose import trial_folder
 from distseg.leaderboard.rank import rank
 from distseg.leaderboard.render import board
 from distseg.leaderboard.store import records
+from distseg.on_ray.packed import input_size, packed_once
 from distseg.on_ray.session import session
 from distseg.predict.rle_csv import HEADER, row_bytes
 from distseg.predict.score import SubmissionScore, score
@@ -86,30 +84,11 @@ def tune_carvana(job: SearchJob, write: Write) -> Path:
 
 
 def _packed(job: SearchJob, raw: Corpus, write: Write) -> Path:
-    """Shards of the raw folder; those of an earlier job where neither the photographs nor the size have changed."""
+    """Shards of the raw folder, packed before anything else."""
     assert job.raw is not None
-    _, base = config.load_search(job.search_file, job.overrides)
-    size = base.data.input_size
-    if size is None:
-        raise ConfigError(
-            f"{job.search_file}: data.input_size is missing in its base config; the raw data is packed at it"
-        )
-    shards = job.home.root / "shards" / f"carvana-{size[0]}x{size[1]}-{_fingerprint(job.raw, raw)}"
-    if not (shards / MANIFEST_FILE).exists():
-        write(f"packing {len(raw.samples)} photographs at {size[0]}x{size[1]}: {shards}")
-        pack(raw, shards, size=size)
-    return shards
-
-
-def _fingerprint(folder: Path, raw: Corpus) -> str:
-    """Short digest of the names, sizes and times of change of the photographs and of all masks."""
-    images = {sample.image for sample in raw.samples}
-    masks = {folder / "train_masks.csv", *(folder / "train_masks").glob("*")}
-    digest = hashlib.sha256(str(folder.resolve()).encode())
-    for path in sorted(path for path in images | masks if path.is_file()):
-        stat = path.stat()
-        digest.update(f"{path.name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
-    return digest.hexdigest()[:8]
+    masks = {job.raw / "train_masks.csv", *(job.raw / "train_masks").glob("*")}
+    files = {sample.image for sample in raw.samples} | masks
+    return packed_once(job.home, raw, job.raw, files, input_size(job.search_file, job.overrides), write)
 
 
 def _board(study: Study) -> str:

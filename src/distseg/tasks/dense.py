@@ -2,7 +2,7 @@
 
 import torch
 
-from distseg.config import RunConfig
+from distseg.config import LossConfig, RunConfig
 from distseg.data.manifest import Manifest
 from distseg.losses import build_loss, median_frequency_weights
 
@@ -19,10 +19,19 @@ class DenseTask:
             pixels = torch.tensor([manifest.class_pixels[name] for name in manifest.classes])
             weights = median_frequency_weights(pixels)
         self._loss = build_loss(cfg.loss, manifest.ignore_label, weights)
+        self._soft_dice_error = (
+            build_loss(LossConfig(name="dice"), manifest.ignore_label)
+            if cfg.augment.adaptive.error == "soft_dice"
+            else None
+        )
 
     def loss(self, logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
         """Logits (B, C, H, W) of any float type, masks (B, H, W) uint8 -> (B,) float32."""
         return self._loss(logits.float(), masks)
+
+    def errors(self, logits: torch.Tensor, masks: torch.Tensor, losses: torch.Tensor) -> torch.Tensor:
+        """What the augmentation level follows, of each image (B,) float32: its loss, or 1 - its soft Dice."""
+        return losses if self._soft_dice_error is None else self._soft_dice_error(logits.float(), masks)
 
 
 def channels_out(task: str, classes: int) -> int:

@@ -1,9 +1,10 @@
 """A run's batches: every rank plans the same epochs and takes its own slice of each global batch."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
+from distseg.augment import adaptive
 from distseg.augment.keyed_random import KeyedAugment
 from distseg.augment.policies import Augmenter
 from distseg.config import RunConfig
@@ -12,6 +13,21 @@ from distseg.data.order import EpochPlan
 from distseg.data.stream import Batch, EvalBatches, TrainBatches, batch_loader, open_split
 from distseg.errors import ConfigError
 from distseg.train.worker import Worker
+
+
+@dataclass(frozen=True)
+class LeveledSteps:
+    """Global steps, each with its augmentation level, which is asked for when the loader asks for the step."""
+
+    steps: range
+    level_of: Callable[[int], float]
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __iter__(self) -> Iterator[tuple[int, float]]:
+        for step in self.steps:
+            yield step, self.level_of(step)
 
 
 @dataclass(frozen=True)
@@ -27,10 +43,16 @@ class RunData:
     validation: Iterable[Batch]
     """This rank's validation batches; can be iterated again and again."""
     loader: partial[Iterable[Batch]]
+    window_steps: int | None
+    """Steps over which the augmentation level is constant; None without the adaptive policy."""
 
-    def training(self, first_step: int, steps: int) -> Iterable[Batch]:
-        """This rank's share of global batches ``first_step`` to ``steps`` - 1, over all epochs."""
-        return self.loader(self.train_batches, range(first_step, steps))
+    def training(self, first_step: int, steps: int, level_of: Callable[[int], float]) -> Iterable[Batch]:
+        """This rank's share of global batches ``first_step`` to ``steps`` - 1, over all epochs.
+
+        ``level_of``: a step's augmentation level; it is asked at most ``window_steps`` steps ahead.
+        """
+        items = LeveledSteps(range(first_step, steps), level_of)
+        return self.loader(self.train_batches, items, ahead_max=self.window_steps)
 
 
 def open_data(cfg: RunConfig, shards: ShardFolder, worker: Worker) -> RunData:
@@ -44,7 +66,7 @@ def open_data(cfg: RunConfig, shards: ShardFolder, worker: Worker) -> RunData:
     size = cfg.data.input_size or shards.manifest.size
     if size is None:
         raise ConfigError(f"data.input_size: missing; the samples of {shards.root} keep their own sizes, give WxH")
-    augment = KeyedAugment(Augmenter(cfg.augment.policy, size), cfg.seed)
+    augment = KeyedAugment(Augmenter(cfg.augment, size, shards.manifest.ignore_label), cfg.seed)
     place = {"rank": worker.rank, "world_size": worker.world_size}
     val_batches = EvalBatches(val_reader, batch=cfg.eval.batch, **place)
     loader = partial(
@@ -57,6 +79,11 @@ def open_data(cfg: RunConfig, shards: ShardFolder, worker: Worker) -> RunData:
         train_batches=TrainBatches(train_reader, plan, size=size, augment=augment, **place),
         validation=loader(val_batches, range(len(val_batches))),
         loader=loader,
+        window_steps=(
+            adaptive.window_steps(cfg.augment.adaptive, cfg.train.batch_global)
+            if cfg.augment.policy == "adaptive"
+            else None
+        ),
     )
 
 

@@ -11,6 +11,7 @@ from distseg.data.manifest import BadSample
 from distseg.data.order import EpochPlan
 from distseg.errors import TrainingError
 from distseg.records import Score
+from distseg.train.levels import add_errors
 from distseg.train.state import TrainState
 from distseg.train.telemetry import GpuMeter
 from distseg.train.worker import Worker, gather_objects, reduce_sum
@@ -30,18 +31,27 @@ class Since:
         """Begins anew."""
         self.losses = torch.zeros(2, dtype=torch.float64, device=self.device)
         """Sum over images, images."""
+        self.error_units = torch.zeros((), dtype=torch.float64, device=self.device)
+        """Sum over images of what the augmentation level follows."""
         self.bad: list[BadSample] = []
         self.wall = time.perf_counter()
         self.cpu = time.process_time()
         self.energy_wh = self.meter.energy_wh()
+
+    def add(self, sums: torch.Tensor) -> None:
+        """What ``train_step`` returns."""
+        self.losses += sums[:2]
+        self.error_units += sums[2]
 
 
 def take_in(since: Since, state: TrainState, cfg: RunConfig, samples: int) -> None:
     """Adds up over ranks what they gathered, and fails on all of them together when the run cannot go on."""
     seconds = time.perf_counter() - since.wall
     spent = [time.process_time() - since.cpu, seconds * since.gpus, since.meter.energy_wh() - since.energy_wh]
-    own = torch.cat([since.losses, torch.tensor(spent, dtype=torch.float64, device=since.device)])
-    loss_sum, images, cpu_seconds, gpu_seconds, energy_wh = reduce_sum(own).tolist()
+    own = torch.cat(
+        [since.losses, since.error_units[None], torch.tensor(spent, dtype=torch.float64, device=since.device)]
+    )
+    loss_sum, images, units, cpu_seconds, gpu_seconds, energy_wh = reduce_sum(own).tolist()
     if not math.isfinite(loss_sum):
         raise TrainingError(
             f"loss is {loss_sum} by step {state.step}; the last checkpoint is from before; "
@@ -49,6 +59,7 @@ def take_in(since: Since, state: TrainState, cfg: RunConfig, samples: int) -> No
         )
     state.loss_sum += loss_sum
     state.loss_images += int(images)
+    add_errors(state, units)
     state.cpu_seconds += cpu_seconds
     state.gpu_seconds += gpu_seconds
     state.energy_wh += energy_wh
@@ -83,8 +94,11 @@ def close_epoch(state: TrainState, cfg: RunConfig, plan: EpochPlan, score: Score
         "images_per_s": state.loss_images / seconds,
         "bad_samples": len(state.bad),
         "world_size": world_size,
+        "augment_level": None if state.course is None else state.course.level,  # in force when the epoch ended
+        "augment_windows": state.windows,
     }
     state.history.append(row)
+    state.windows = []
     state.loss_sum, state.loss_images = 0.0, 0
     best = state.best(cfg.eval.mode)
     patience = cfg.train.patience_epochs

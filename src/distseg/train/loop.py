@@ -19,6 +19,7 @@ from distseg.tasks.predictor import Predictor
 from distseg.tasks.scoring import measure
 from distseg.train.data import open_data
 from distseg.train.epoch import Since, close_epoch, take_in, validation_due
+from distseg.train.levels import Levels
 from distseg.train.network import check_input, on_device, over_ranks, torch_settings
 from distseg.train.precision import resolve_precision
 from distseg.train.run_folder import (
@@ -93,16 +94,19 @@ def _run(spec: RunSpec, worker: Worker, begin: Callable[[], None]) -> TrialRecor
 
     # The loop, over all epochs, from the very batch it stopped at.
     begin()
+    levels = Levels(cfg, state, data.window_steps)
     meter = GpuMeter(worker.device)
     since = Since(worker, meter, spec.gpus_per_worker)
     with Watch(spec, data.plan.steps, steps, meter, worker.rank) as watch, Uploads(cfg.train.upload) as uploads:
         if worker.rank == 0:
             write_start(spec, state, record_of(spec, state, shards, steps, worker), uploads)
-        for batch in () if state.stopped_early else data.training(state.step, steps):
+        for batch in () if state.stopped_early else data.training(state.step, steps, levels.of):
             set_learning_rate(state, cfg, steps)
-            since.losses += train_step(trainer, task, state, batch, cfg, worker, precision)
+            since.add(train_step(trainer, task, state, batch, cfg, worker, precision))
             since.bad += batch.bad
             state.step += 1
+            if levels.step_done(since.error_units):
+                since.error_units.zero_()
             if state.ema is not None:
                 state.ema.update(network, state.step)
             watch.step(state, since.losses)
@@ -117,6 +121,7 @@ def _run(spec: RunSpec, worker: Worker, begin: Callable[[], None]) -> TrialRecor
                 predictor.eval()
                 with torch.inference_mode():
                     score, bad = measure(predictor, data.validation, manifest, worker.device, reduce_sum)
+                    levels.validated(predictor, task, data.validation, worker.device)
                 network.train()
                 since.bad += bad
             take_in(since, state, cfg, data.samples)  # the same on every rank from here on

@@ -12,6 +12,7 @@ from distseg.data.stream import Batch
 from distseg.errors import ConfigError, OutOfMemoryError
 from distseg.tasks.dense import DenseTask
 from distseg.tasks.predictor import Predictor
+from distseg.train.levels import error_units
 from distseg.train.precision import autocast
 from distseg.train.schedule import lr_factor
 from distseg.train.state import TrainState
@@ -27,7 +28,9 @@ def train_step(
     worker: Worker,
     precision: str,
 ) -> torch.Tensor:
-    """One optimizer step; returns (sum of losses, images) of this rank, float64, on its device.
+    """One optimizer step; returns (sum of losses, images, error units) of this rank, float64, on its device.
+
+    The last are what the augmentation level follows (``train/levels.py``), 0 with another policy than ``adaptive``.
 
     The loss is the mean over the images of the global batch, whatever the micro-batches and ranks: each image's loss is
     divided by the global batch, and DDP's averaging over ranks is undone.
@@ -38,6 +41,7 @@ def train_step(
     micro_batch = cfg.train.micro_batch or len(images)
     starts = range(0, len(images), micro_batch)
     total = torch.zeros((), dtype=torch.float64, device=worker.device)
+    units = torch.zeros_like(total)
     try:
         for start in starts:
             part = slice(start, start + micro_batch)
@@ -48,6 +52,9 @@ def train_step(
                 loss = losses.sum() * (worker.world_size / cfg.train.batch_global)
                 state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             total += losses.detach().sum()
+            if state.course is not None:
+                with torch.no_grad():
+                    units += error_units(task.errors(logits, masks[part], losses))
     except (RuntimeError, ValueError) as error:
         meant = _explained(error, len(images[part]))
         if meant is None:
@@ -59,7 +66,7 @@ def train_step(
     state.scaler.step(state.optimizer)
     state.scaler.update()
     state.optimizer.zero_grad(set_to_none=True)
-    return torch.stack([total, torch.full_like(total, len(images))])
+    return torch.stack([total, torch.full_like(total, len(images)), units])
 
 
 def set_learning_rate(state: TrainState, cfg: RunConfig, steps: int) -> None:

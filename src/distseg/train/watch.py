@@ -73,8 +73,14 @@ class Watch:
             self._board = SummaryWriter(str(self._spec.folder / "tensorboard"), purge_step=row["epoch"])
         scalars = {"loss": row["loss"], "lr": row["lr"], "images_per_s": row["images_per_s"]}
         scalars |= {name: value for name, value in row["metrics"].items() if isinstance(value, float)}
+        if row["augment_level"] is not None:
+            scalars["augment_level"] = row["augment_level"]
         for name, value in scalars.items():
             self._board.add_scalar(name, value, row["epoch"])
+        for step, level, signal in row["augment_windows"]:
+            self._board.add_scalar("augment_level_by_step", level, step)
+            if signal is not None:
+                self._board.add_scalar("augment_signal_by_step", signal, step)
         if self._panel_due(state, row["epoch"]):
             predictor.eval()
             picture = panel(predictor, validation, ignore_label, device)
