@@ -190,24 +190,41 @@ class LeaderboardRow(Value):
 
     rank: int | None
     """1 is best; None for trials that failed, have no metric yet, or stand apart."""
+    tied: bool | None = None
+    """Whether chance alone may have put it behind the best (of the best: whether any row is tied with it).
+
+    None where it cannot be told: not ranked, no counts per group, fewer than two groups in common.
+    """
+    difference: tuple[float, float] | None = None
+    """95 % paired bootstrap interval over groups of its metric minus that of the best; tied: it contains zero."""
     apart: str | None = None
-    """Why this trial cannot be compared with the ranked ones (another split, resolution, task or fold)."""
+    """Why this trial cannot be compared with the ranked ones (another metric, split, resolution, task or fold)."""
+    study: str
     trial_id: str
     status: Status
     reason: str | None
     metrics: dict[str, Any]
+    intervals: dict[str, tuple[float, float]]
+    """95 % bootstrap interval over groups, by metric."""
     overrides: dict[str, Any]
     architecture: str
     epochs: int
     epochs_planned: int
+    best_epoch: int | None
+    images_seen: int
     gpu_hours: float
     cpu_hours: float
+    energy_wh: float
+    gpu_memory_bytes: int
     seconds: float
     data_digest: str
     split_digest: str
     split_leaky: bool
     resolution: tuple[int, int] | None
+    samples: int
     bad_samples: int
+    folder: str
+    """Absolute path of the trial's files."""
     checkpoint: str | None
     """Absolute path of the trial's best checkpoint."""
 

@@ -33,7 +33,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
     "search": (BASE | CORE, CORE_LIBRARIES),
     "export": (BASE | CORE, CORE_LIBRARIES | {"onnx", "onnxruntime", "onnxscript"}),
     "predict": (BASE | CORE | {"export"}, CORE_LIBRARIES),
-    "leaderboard": (BASE, BASE_LIBRARIES | {"rich", "plotly"}),
+    "leaderboard": (BASE | {"scores"}, BASE_LIBRARIES | {"numpy", "rich", "plotly"}),
     "queue": (BASE, BASE_LIBRARIES | {"sqlalchemy", "rich"}),
     "on_ray": (ALL, CORE_LIBRARIES | {"ray", "optuna", "rich"}),
     "cli": (ALL | {"on_ray", "app"}, {"typer", "rich"}),
