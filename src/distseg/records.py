@@ -25,6 +25,8 @@ BAD_FILE = "bad.jsonl"
 CONFIG_FILE = "config.yaml"
 LAST_CHECKPOINT = "checkpoints/last.pt"
 BEST_CHECKPOINT = "checkpoints/best.pt"
+EXTREMES_PICTURE = "panels/best_median_worst.png"
+EXTREMES_FILE = "panels/best_median_worst.json"
 
 
 class Value(BaseModel):

@@ -19,6 +19,7 @@ from distseg.tasks.predictor import Predictor
 from distseg.tasks.scoring import measure
 from distseg.train.data import open_data
 from distseg.train.epoch import Since, close_epoch, take_in, validation_due
+from distseg.train.extremes import Extremes
 from distseg.train.network import configure_torch, on_device, over_ranks
 from distseg.train.precision import resolve_precision
 from distseg.train.run_folder import (
@@ -115,7 +116,9 @@ def _run(spec: RunSpec, worker: Worker, begin: Callable[[TrainState, TrialRecord
                 broadcast_buffers(state.evaluated)
                 predictor.eval()
                 with torch.inference_mode():
-                    score, bad = measure(predictor, data.validation, manifest, worker.device, reduce_sum)
+                    extremes = Extremes(len(manifest.classes))
+                    look = extremes.take_in
+                    score, bad = measure(predictor, data.validation, manifest, worker.device, reduce_sum, look)
                 network.train()
                 since.bad += bad
             take_in(since, state, cfg, data.samples)  # the same on every rank from here on
@@ -124,6 +127,8 @@ def _run(spec: RunSpec, worker: Worker, begin: Callable[[TrainState, TrialRecord
                 fence(spec.folder)
                 if improved and score:
                     uploads.copy(save_best(spec, state, shards, built, score))
+                    extremes.draw(spec.folder, predictor, data.val_batches, manifest.ignore_label, worker.device)
+                    network.train()
                 checkpoint.save(last, state.to_tree(cfg, manifest))
                 uploads.copy(last)
                 write_progress(spec, state, record_of(spec, state, shards, steps, worker))
