@@ -79,6 +79,10 @@ class StudyInfo(Value):
     """Where the shards are."""
     data_digest: str
     split_digest: str
+    warm_start: str | None = None
+    """The study whose best trials it began with."""
+    job_id: str | None = None
+    """The queue's job that runs it, whose next attempt goes on with it."""
     created_at: str
     version: str
 

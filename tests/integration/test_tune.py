@@ -12,7 +12,7 @@ import pytest
 from commands import CONFIGS, DISTSEG, distseg, distseg_json, kill, start, wait_for
 
 from distseg.records import Status, TrialRecord, read_json_lines
-from distseg.search.study import Event
+from distseg.search.events import Event
 
 pytestmark = pytest.mark.ray
 
@@ -138,20 +138,22 @@ def replayed(folder: Path, shards: Path, events: list[Event]) -> Any:
     """The scheduler after a study's record was replayed into it, without a Ray."""
     from distseg.config import load_search
     from distseg.home import Home
-    from distseg.on_ray.tune import RecordedSearcher, _scheduler
-    from distseg.search.study import open_study
+    from distseg.on_ray.schedulers import scheduler_of
+    from distseg.on_ray.searcher import RecordedSearcher
+    from distseg.search.start import StudyRequest, open_study
 
     (folder / "search.yaml").write_text(SEARCH)
     home = Home(folder / "home")
-    study = open_study(home, folder / "search.yaml", [f"train.epochs={EPOCHS}", "model.width=2"], shards, name="s")
+    overrides = [f"train.epochs={EPOCHS}", "model.width=2"]
+    study, _ = open_study(home, folder / "search.yaml", overrides, shards, StudyRequest(name="s"))
     study.begin()
     for event in events:
         if event.kind == "ask":
             assert study.announce(event.trial_id, event.overrides or {})
         else:
-            study.append(event)
+            study.log.append(event)
     search, base = load_search(study.folder / "search.yaml")
-    scheduler = _scheduler(search, base.train.epochs, "max")
+    scheduler = scheduler_of(search, base.train.epochs, "max")
     RecordedSearcher(study, lambda event: None).replay(scheduler)
     return scheduler, study
 
@@ -184,7 +186,7 @@ def test_a_trial_that_was_to_stop_when_its_driver_died_is_stopped(shards: Path, 
         Event("report", "0001", epoch=1, score=0.1),
     ]
     _, study = replayed(tmp_path, shards, events)
-    assert study.events[-1] == Event("end", "0001", score=0.1, status="PRUNED")
+    assert study.log.events[-1] == Event("end", "0001", score=0.1, status="PRUNED")
     assert TrialRecord.load(study.trial_folder("0001")).status is Status.PRUNED
 
 
