@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from commands import CONFIGS, DISTSEG, distseg, distseg_json, kill, start, wait_for
+from commands import CONFIGS, DISTSEG, called, descendants, distseg, distseg_json, kill, start, wait_for
 
 from distseg.records import Status, TrialRecord, read_json_lines
 from distseg.search.events import Event
@@ -214,18 +214,32 @@ def test_a_study_killed_twice_ends_as_one_left_alone(
     assert seen == Counter(event.trial_id for event in events_of(undisturbed[0]) if event.kind == "report")
 
 
-def test_ctrl_c_leaves_a_study_that_can_go_on(shards: Path, tmp_path: Path) -> None:
+def test_a_killed_trial_goes_on_and_ctrl_c_ends_with_the_board(shards: Path, tmp_path: Path) -> None:
+    """The trial's process is killed after an epoch: it goes on from its checkpoint, not from the start."""
     home, words = tmp_path / "home", tune_words(tmp_path, shards)
-    process = start(home, [*DISTSEG, *words, "--trials", "1"])
+
+    def epochs() -> list[int | None]:
+        return [event.epoch for event in events_of(home) if event.kind == "report"]
+
+    with open(tmp_path / "stdout", "wb") as stdout:
+        process = start(home, [*DISTSEG, *words, "train.epochs=2000", "--trials", "1", "--json"], stdout)
     try:
-        wait_for(lambda: [event for event in events_of(home) if event.kind == "report"], process)
+        wait_for(epochs, process)
+        (trial,) = called("ray::ImplicitFunc", descendants(process.pid))
+        os.kill(trial, signal.SIGKILL)
+        wait_for(lambda: [event for event in events_of(home) if event.kind == "lost"], process)
+        before = len(epochs())
+        wait_for(lambda: len(epochs()) > before, process)
         os.kill(process.pid, signal.SIGINT)
         assert process.wait(timeout=60) == 130
     finally:
         kill(process)
+    assert epochs() == list(range(1, len(epochs()) + 1))
+    assert [event for event in events_of(home) if event.kind == "end"] == []
     record = TrialRecord.load(home / "studies/s/trials/0000")
     assert record.status is Status.INTERRUPTED
-    assert [event for event in events_of(home) if event.kind == "end"] == []
+    (row,) = json.loads((tmp_path / "stdout").read_text())["rows"]
+    assert (row["trial_id"], row["status"], row["epochs"]) == ("0000", "INTERRUPTED", record.epochs)
 
 
 def test_two_workers_a_trial(shards: Path, tmp_path: Path) -> None:

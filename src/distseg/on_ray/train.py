@@ -1,26 +1,21 @@
 """One training run on Ray Train: DDP over the workers of a TorchTrainer."""
 
 import shutil
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import ray
 import ray.train
 import ray.train.torch
 import torch
-import torch.distributed
 from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
 
 from distseg.errors import DistsegError, TrainingError
 from distseg.home import unique_name
-from distseg.records import RECORD_FILE, Status, TrialRecord
+from distseg.on_ray.lost import STARTS_MAX, interrupt, is_loss, reason_of_loss, wait_for_room
+from distseg.records import Status, TrialRecord
 from distseg.train.loop import run
 from distseg.train.run_folder import RunSpec, close_record, one_line
-
-_STARTS_MAX = 3
-"""Tries to start the workers: somebody else may take the room just before them."""
 
 
 class TrainWorker:
@@ -61,21 +56,21 @@ def fit(
         run_config=RunConfig(
             name=name,
             storage_path=str(storage),
-            failure_config=FailureConfig(max_failures=max_failures, controller_failure_limit=_STARTS_MAX),  # type: ignore[call-arg]
+            failure_config=FailureConfig(max_failures=max_failures, controller_failure_limit=STARTS_MAX),  # type: ignore[call-arg]
             callbacks=list(callbacks),  # type: ignore[arg-type]
         ),
     )
     try:
-        _wait_for_room(workers, resources)
+        wait_for_room(workers, resources)
         trainer.fit()
     except (KeyboardInterrupt, SystemExit):  # Ray Train takes a Ctrl-C for itself and leaves with exit code 0
         close_record(spec, Status.INTERRUPTED, "interrupted by the user")
         raise KeyboardInterrupt from None
     except ray.train.TrainingFailedError as error:
         own = _own_error(error)
-        if own is None and _is_loss(error):
-            reason = _reason_of_loss(error)
-            _interrupt(spec, reason)
+        if own is None and is_loss(error):
+            reason = reason_of_loss(error)
+            interrupt(spec, reason)
             raise TrainingError(reason) from error
         if own is None or spec.study is not None:  # else rank 0 has closed the record, or refused to touch it
             close_record(spec, Status.FAILED, one_line(own) if own else _reason(spec, error))
@@ -87,48 +82,6 @@ def fit(
 
 def _train_worker(config: dict[str, Any]) -> None:
     run(config["spec"], TrainWorker())
-
-
-def _wait_for_room(workers: int, resources: dict[str, float]) -> None:
-    """Returns when what the workers need is free all at once, as far as the sum over the nodes can tell."""
-
-    def free(name: str) -> float:
-        return float(ray.available_resources().get(name, 0.0))  # type: ignore[no-untyped-call]
-
-    while any(free(name) < workers * each - 1e-6 for name, each in resources.items()):
-        time.sleep(0.5)
-
-
-def _is_loss(error: ray.train.TrainingFailedError) -> bool:
-    """Whether a process or a node went away, or never came; the other ranks' connections fail with it."""
-    if isinstance(error, ray.train.WorkerGroupError):
-        return any(map(_lost, error.worker_failures.values()))
-    return isinstance(error, ray.train.ControllerError)
-
-
-def _lost(failure: Exception) -> bool:
-    own_of_ray = type(failure).__module__.startswith("ray.")  # not raised by our loop, but about its process
-    broken = isinstance(failure, torch.distributed.DistError) or "Connection " in str(failure)  # gloo's: closed, reset
-    return own_of_ray or broken
-
-
-def _reason_of_loss(error: ray.train.TrainingFailedError) -> str:
-    if isinstance(error, ray.train.WorkerGroupError):
-        ranks = ", ".join(str(rank) for rank, failure in sorted(error.worker_failures.items()) if _lost(failure))
-        first = next(failure for _, failure in sorted(error.worker_failures.items()) if _lost(failure))
-        return f"worker {ranks} was lost: {_in_one_line(first)}"
-    return f"its workers did not start: {_in_one_line(error)}"
-
-
-def _in_one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
-
-
-def _interrupt(spec: RunSpec, reason: str) -> None:
-    """INTERRUPTED, even where rank 0 took a broken connection for its own failure."""
-    if (spec.folder / RECORD_FILE).exists():
-        record = TrialRecord.load(spec.folder)
-        record.model_copy(update={"status": Status.INTERRUPTED, "reason": reason}).save(spec.folder)
 
 
 def _own_error(error: ray.train.TrainingFailedError) -> DistsegError | None:
