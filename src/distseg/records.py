@@ -140,6 +140,8 @@ class TrialRecord(Value):
     """Used by the GPUs held, watt-hours; 0 where NVML does not tell."""
     gpu_memory_bytes: int = 0
     """Most memory that torch held at once on a GPU (rank 0's)."""
+    gpu_memory_used_bytes: int = 0
+    """Most memory in use on that GPU at once, by all that share it (NVML, once a second); 0 where it is silent."""
     seconds: float = 0.0
     """Wall time of training, interruptions left out."""
     checkpoint: str | None = None
@@ -222,6 +224,7 @@ class LeaderboardRow(Value):
     cpu_hours: float
     energy_wh: float
     gpu_memory_bytes: int
+    gpu_memory_used_bytes: int
     seconds: float
     data_digest: str
     split_digest: str

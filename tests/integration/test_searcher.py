@@ -212,6 +212,21 @@ def test_it_gives_way_to_another_study(tune: Follower) -> None:
     assert tune.ask("e") == "0002"
 
 
+def test_nothing_is_tried_twice(home: Home, shards: Path) -> None:
+    """Six settings in all, drawn at random: the first six trials are all of them, and a resume agrees."""
+    space = "study.space={model.width: {kind: choice, values: [4, 6]}, seed: {kind: int, low: 0, high: 2}}"
+    words = [space, "study.budget.trials=7", "study.search.algorithm=random"]
+    tune = Follower(opened(home, shards, *words))
+    for number in range(7):
+        tune.ask(f"id{number}")
+    asked = [json.dumps(overrides) for overrides in tune.study.log.asked.values()]
+    assert len(set(asked[:6])) == 6
+    assert asked[6] in asked[:6]  # there is nothing new
+    tune.study.end()
+    again = Follower(opened(home, shards, *words, resume=True))
+    assert again.searcher._untold == set()
+
+
 def test_losers_give_up_their_checkpoints(home: Home, shards: Path) -> None:
     tune = Follower(opened(home, shards, "study.resources.keep_best=1"))
     for number, score in enumerate((0.5, 0.9, 0.7)):

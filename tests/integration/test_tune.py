@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -222,7 +224,7 @@ def test_a_killed_trial_goes_on_and_ctrl_c_ends_with_the_board(shards: Path, tmp
         return [event.epoch for event in events_of(home) if event.kind == "report"]
 
     with open(tmp_path / "stdout", "wb") as stdout:
-        process = start(home, [*DISTSEG, *words, "train.epochs=2000", "--trials", "1", "--json"], stdout)
+        process = start(home, [*DISTSEG, *words, "train.epochs=900", "--trials", "1", "--json"], stdout)
     try:
         wait_for(epochs, process)
         (trial,) = called("ray::ImplicitFunc", descendants(process.pid))
@@ -265,3 +267,35 @@ def test_more_workers_than_there_are_cpus(shards: Path, tmp_path: Path) -> None:
     assert done.stderr.startswith("distseg: error: a trial needs 999 workers of 1 CPU and 0 GPU each, ")
     assert done.stderr.count("\n") == 1
     assert not (tmp_path / "home").exists()
+
+
+def test_tensorboard_and_rays_own_tools_read_a_study(undisturbed: tuple[Path, dict[str, Any]]) -> None:
+    """In another process, as a user would: TensorBoard's runs are our trials, Ray's results have our figures."""
+    home, board = undisturbed
+    code = """
+import json, sys
+from ray import tune
+from ray.tune import ExperimentAnalysis
+from distseg.on_ray.tune import train_trial
+from tensorboard.backend.event_processing.event_multiplexer import EventMultiplexer
+
+folder = sys.argv[1]
+multiplexer = EventMultiplexer().AddRunsFromDirectory(folder)
+multiplexer.Reload()
+runs = {run: [scalar.value for scalar in multiplexer.Scalars(run, "dice_mean_per_image")] for run in multiplexer.Runs()}
+analysis = ExperimentAnalysis(folder + "/ray", default_metric="score", default_mode="max")
+results = tune.Tuner.restore(folder + "/ray", trainable=train_trial).get_results()
+grid = {result.config["trial_id"]: result.metrics.get("score") for result in results if result.metrics}
+print(json.dumps({"runs": runs, "best": analysis.best_config["trial_id"], "grid": grid}))
+"""
+    folder = home / "studies/s"
+    words = [sys.executable, "-c", code, str(folder)]
+    done = subprocess.run(words, check=True, capture_output=True, text=True)
+    found = json.loads(done.stdout.splitlines()[-1])
+    trained = [row["trial_id"] for row in board["rows"] if row["rank"]]
+    assert sorted(found["runs"]) == [f"trials/{trial}/tensorboard" for trial in sorted(trained)]
+    last = {event.trial_id: event.score for event in events_of(home) if event.kind == "report"}
+    for trial in trained:
+        assert found["runs"][f"trials/{trial}/tensorboard"][-1] == pytest.approx(last[trial])
+        assert found["grid"][trial] == last[trial]
+    assert last[found["best"]] == max(score for score in last.values() if score is not None)

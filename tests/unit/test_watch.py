@@ -24,7 +24,7 @@ from distseg.data.stream import Batch, open_split
 from distseg.models.build import build_model
 from distseg.records import Progress
 from distseg.tasks.predictor import Predictor
-from distseg.train import watch
+from distseg.train import loop, watch
 from distseg.train.extremes import Extremes
 from distseg.train.loop import run
 from distseg.train.panels import palette, panel, write_png
@@ -75,7 +75,7 @@ def told(folder: Path, rank: int, monkeypatch: pytest.MonkeyPatch, meter: GpuMet
     seen = []
     watching = Watch(spec_of(folder, folder), STEPS, EPOCHS * STEPS, meter, rank)
     for step, losses in ((1, (2.0, 2.0)), (2, (4.0, 4.0)), (4, (6.0, 4.0))):
-        state: Any = SimpleNamespace(step=step)
+        state: Any = SimpleNamespace(step=step, gpu_memory_used_bytes=0)
         watching.step(state, torch.tensor(losses, dtype=torch.float64))
         seen.append(Progress.load(folder))
     monkeypatch.undo()
@@ -103,6 +103,12 @@ def test_only_rank_0_tells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_progress_that_cannot_be_read_is_none(text: str, tmp_path: Path) -> None:
     (tmp_path / "progress.json").write_text(text)
     assert Progress.load(tmp_path) is None
+
+
+def test_the_record_has_the_memory_that_all_use(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What tells whether trials that share a GPU fit on it."""
+    monkeypatch.setattr(loop, "GpuMeter", lambda device: FakeMeter())
+    assert run(spec_of(tmp_path / "run", shards, {"train.epochs": 1}), worker()).gpu_memory_used_bytes == 3 * 2**30
 
 
 def test_a_cpu_has_no_meter() -> None:

@@ -1,5 +1,7 @@
 """``distseg tune``: a search on Ray Tune."""
 
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Annotated
 
@@ -51,7 +53,8 @@ def tune(
 
         progress = ProgressLines(opened, lambda line: typer.echo(line, err=True))
         try:
-            run_search(opened, progress, progress.say, ShardCache.of(folders), lease)
+            with redirect_stdout(sys.stderr):  # Ray prints there when a process dies
+                run_search(opened, progress, progress.say, ShardCache.of(folders), lease)
         except KeyboardInterrupt:
             leaderboard([opened.info.name], as_json=as_json, home=home)
             typer.echo(f"go on with it: the same command with --study {opened.info.name} --resume", err=True)

@@ -154,6 +154,7 @@ def _row(
         cpu_hours=record.cpu_hours,
         energy_wh=record.energy_wh,
         gpu_memory_bytes=record.gpu_memory_bytes,
+        gpu_memory_used_bytes=record.gpu_memory_used_bytes,
         seconds=record.seconds,
         data_digest=record.data_digest,
         split_digest=record.split_digest,

@@ -1,18 +1,13 @@
 """A search as a job of a Ray cluster: raw data or shards to a leaderboard and an exported winner."""
 
 import argparse
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from distseg import config
 from distseg.data.cache import ShardCache
 from distseg.data.layouts import read_corpus
 from distseg.data.layouts.base import Corpus
-from distseg.data.manifest import MANIFEST_FILE
-from distseg.data.pack import pack
-from distseg.errors import ConfigError
 from distseg.export.build import export
 from distseg.home import Home
 from distseg.leaderboard.board import read_board
@@ -20,6 +15,7 @@ from distseg.leaderboard.choose import trial_folder
 from distseg.leaderboard.render import board_text
 from distseg.on_ray.job import absolute
 from distseg.on_ray.lease import UNBOUNDED, Lease, job_id_from_environment
+from distseg.on_ray.packed import input_size, packed_once
 from distseg.on_ray.session import session
 from distseg.search.progress import ProgressLines
 from distseg.search.start import ANEW, StudyRequest, open_study
@@ -110,28 +106,9 @@ def run_search(job: SearchJob, write: Write) -> tuple[Study, Corpus | None]:
 
 
 def _packed(job: SearchJob, raw: Corpus, write: Write) -> Path:
-    """Shards of the raw folder; those of an earlier job where neither the photographs nor the size have changed."""
+    """Shards of the raw folder, packed before anything else."""
     assert job.raw is not None
-    _, base = config.load_search(job.search_file, job.overrides)
-    size = base.data.input_size
-    if size is None:
-        raise ConfigError(
-            f"{job.search_file}: data.input_size is missing in its base config; the raw data is packed at it"
-        )
-    shards = job.home.root / "shards" / f"{job.layout}-{size[0]}x{size[1]}-{_fingerprint(job.raw, raw)}"
-    if not (shards / MANIFEST_FILE).exists():
-        write(f"packing {len(raw.samples)} photographs at {size[0]}x{size[1]}: {shards}")
-        pack(raw, shards, size=size)
-    return shards
-
-
-def _fingerprint(folder: Path, raw: Corpus) -> str:
-    """Short digest of the names, sizes and times of change of the photographs, of all masks and of the lists."""
-    found = {sample.image for sample in raw.samples}
-    for pattern in ("*mask*/*", "*annot/*", "*.*"):
-        found |= {path for path in folder.glob(pattern) if path.is_file()}
-    digest = hashlib.sha256(str(folder.resolve()).encode())
-    for path in sorted(found):
-        stat = path.stat()
-        digest.update(f"{path.name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
-    return digest.hexdigest()[:8]
+    files = {sample.image for sample in raw.samples}
+    for masks_and_lists in ("*mask*/*", "*annot/*", "*.*"):
+        files |= set(job.raw.glob(masks_and_lists))
+    return packed_once(job.home, raw, job.raw, files, input_size(job.search_file, job.overrides), write)

@@ -1,5 +1,6 @@
 """Optuna behind our own record: what is suggested, reported and ended is written down, and can be replayed."""
 
+import json
 import math
 import re
 from collections.abc import Callable
@@ -23,6 +24,9 @@ from distseg.search.study import Study
 
 LOSSES_MAX = 3
 """Losing its process this often without finishing an epoch ends a trial: then it is not the machine."""
+
+_ASKED_AGAIN_MAX = 100
+"""A small space may hold nothing new."""
 
 _OUT_OF_MEMORY = re.compile(r"low on memory|OutOfMemory|out of memory", re.IGNORECASE)
 
@@ -63,6 +67,8 @@ class RecordedSearcher(Searcher):
         )
         self._kept = KeptCheckpoints(study.search.resources.keep_best, study.info.metric, study.info.mode)
         self._untold: set[str] = set()
+        self._inner_ids: dict[str, str] = {}  # our trial id -> Optuna's
+        self._seen: set[str] = set()  # overrides of all trials so far
         self._names: dict[str, str] = {}  # Tune's trial id -> ours
         self._epochs: dict[str, int] = {}  # epochs recorded of each of our trials
         self._unfinished: list[str] = []  # trials to go on with first
@@ -82,6 +88,7 @@ class RecordedSearcher(Searcher):
                 overrides = self._ask(event.trial_id)
                 if overrides != event.overrides:  # concurrent asks saw results in another order
                     self._untold.add(event.trial_id)
+                    self._seen.add(_key(event.overrides or {}))
                 scheduler.on_trial_add(NO_CONTROLLER, named(event.trial_id))
             elif event.kind == "report":
                 self._epochs[event.trial_id] = event.epoch or 0
@@ -211,14 +218,25 @@ class RecordedSearcher(Searcher):
         return "", {}
 
     def _ask(self, name: str) -> dict[str, Any]:
-        """Overrides of a new trial: the fixed points first."""
+        """Overrides of a new trial: the fixed points first.
+
+        What was tried before would end as it did then, to the bit, so Optuna is asked again.
+        """
         number = int(name)
         if number < len(self._points) and self._points[number][1] is None:
             self._untold.add(name)
-            return self._points[number][0]
-        suggested = self._inner.suggest(name)
-        assert suggested is not None
-        overrides: dict[str, Any] = suggested["overrides"]
+            overrides = self._points[number][0]
+        else:
+            for attempt in range(_ASKED_AGAIN_MAX):
+                self._inner_ids[name] = f"{name}.{attempt}"
+                suggested = self._inner.suggest(self._inner_ids[name])
+                assert suggested is not None
+                overrides = suggested["overrides"]
+                if number < len(self._points) or _key(overrides) not in self._seen:
+                    break
+                if attempt < _ASKED_AGAIN_MAX - 1:
+                    self._inner.on_trial_complete(self._inner_ids[name], error=True)
+        self._seen.add(_key(overrides))
         return overrides
 
     def _record(self, event: Event) -> None:
@@ -232,10 +250,11 @@ class RecordedSearcher(Searcher):
         if event.trial_id in self._untold:
             return
         if event.kind == "report" and event.score is not None:
-            self._inner.on_trial_result(event.trial_id, as_result(event))
+            self._inner.on_trial_result(self._inner_ids[event.trial_id], as_result(event))
         elif event.kind == "end":
             failed = event.score is None
-            self._inner.on_trial_complete(event.trial_id, None if failed else as_result(event), error=failed)
+            inner_id = self._inner_ids[event.trial_id]
+            self._inner.on_trial_complete(inner_id, None if failed else as_result(event), error=failed)
 
     def _look_at(self, score: float | None) -> None:
         target = self._study.search.budget.target
@@ -319,6 +338,10 @@ def sampler_of(search: SearchConfig) -> optuna.samplers.BaseSampler:
         group=any(dimension.when is not None for dimension in search.space.values()),
         constant_liar=True,  # trials still running count as bad, so that concurrent ones spread out
     )
+
+
+def _key(overrides: dict[str, Any]) -> str:
+    return json.dumps(overrides, sort_keys=True)
 
 
 def _finite(score: float) -> float | None:

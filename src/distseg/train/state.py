@@ -43,6 +43,8 @@ class TrainState:
     energy_wh: float = 0.0
     """Of the GPUs, over all ranks."""
     stopped_early: bool = False
+    gpu_memory_used_bytes: int = 0
+    """Most memory in use on rank 0's GPU since this process began, by all that share it."""
 
     @classmethod
     def create(cls, cfg: RunConfig, network: nn.Module, device: torch.device, precision: str) -> "TrainState":

@@ -56,6 +56,8 @@ class Watch:
         steps_per_s = 0.0 if self._step_then is None else (state.step - self._step_then) / (now - self._at)
         loss_sum, images = losses.tolist()  # waits for the GPU: once a second
         reading = self._meter.read()
+        if reading is not None:
+            state.gpu_memory_used_bytes = max(state.gpu_memory_used_bytes, reading.memory_bytes)
         progress = Progress(
             step=state.step,
             steps=self._steps,
