@@ -30,7 +30,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
     "models": (BASE | CORE - {"data"}, CORE_LIBRARIES),
     "scores": (BASE, BASE_LIBRARIES | {"numpy"}),  # numbers from counts: no network, no torch
     "train": (BASE | CORE, CORE_LIBRARIES | {"pynvml", "tensorboard"}),
-    "search": (BASE | CORE, CORE_LIBRARIES),
+    "search": (BASE | CORE, CORE_LIBRARIES | {"mlflow"}),
     "export": (BASE | CORE, CORE_LIBRARIES | {"onnx", "onnxruntime", "onnxscript"}),
     "predict": (BASE | CORE | {"export"}, CORE_LIBRARIES),
     "leaderboard": (BASE | {"scores"}, BASE_LIBRARIES | {"numpy", "rich", "plotly"}),

@@ -8,11 +8,13 @@ from pathlib import Path
 from distseg.data.cache import ShardCache
 from distseg.data.layouts import read_corpus
 from distseg.data.layouts.base import Corpus
+from distseg.errors import InputError
 from distseg.export.build import export
 from distseg.home import Home
 from distseg.leaderboard.board import read_board
 from distseg.leaderboard.choose import trial_folder
 from distseg.leaderboard.render import board_text
+from distseg.leaderboard.report import write_report
 from distseg.on_ray.job import absolute
 from distseg.on_ray.lease import UNBOUNDED, Lease, job_id_from_environment
 from distseg.on_ray.packed import input_size, packed_once
@@ -83,7 +85,10 @@ def parse_search_job(layout: str, search_file: str, about: str | None, raw: str)
 
 
 def run_search(job: SearchJob, write: Write) -> tuple[Study, Corpus | None]:
-    """Packs, searches, ranks and exports ``best.ts``; the study, in whose folder all lies, and the raw data if any."""
+    """Packs, searches, ranks, exports ``best.ts`` and writes ``report.html``.
+
+    Returns the study, in whose folder all lies, and the raw data if any was given.
+    """
     raw = None if job.raw is None else read_corpus(job.layout, job.raw)
     shards: str | Path | None = job.data if raw is None else _packed(job, raw, write)
     assert shards is not None  # the command line takes exactly one of the two
@@ -102,6 +107,12 @@ def run_search(job: SearchJob, write: Write) -> tuple[Study, Corpus | None]:
     manifest = export(trial_folder(study.folder), best, cache)
     write(f"exported trial {manifest.trial}: {best}")
     write(f"  {manifest.metric} {manifest.metrics[manifest.metric]:.4f} on {manifest.samples} images, from the file")
+    report = study.folder / "report.html"
+    try:
+        write_report(study.folder, report)
+        write(f"report: {report}")
+    except InputError as error:  # plotly is an extra
+        write(f"no report: {error}")
     return study, raw
 
 

@@ -45,7 +45,8 @@ class Turns:
     def __exit__(self, *error: object) -> None:
         self._over.set()
         self._beating.join()
-        internal_kv._internal_kv_del(self._claim.study, namespace=_NAMESPACE)
+        with suppress(RpcError):
+            internal_kv._internal_kv_del(self._claim.study, namespace=_NAMESPACE)
 
     def hold(self, trials: int) -> None:
         """Says how many trials' resources the study holds now."""
