@@ -4,8 +4,8 @@
     python benchmarks/search.py --only trials --trials 200
     python benchmarks/search.py --only replay
 
-Warm: seconds from the end of a one-worker trial, which frees the only slot, to the call of the next one's function;
-some trials end by themselves, some are stopped by ASHA.
+Warm: seconds from the end of a one-worker trial, which frees the only slot, to the call of the next one's function.
+ASHA stops some trials early, and each at its last epoch.
 The claim is 0.5 s at most, for every trial but the first.
 Nested: in turns, each with a Ray of its own, a study's first trial of two workers as `distseg tune` runs it, and a
 function of Tune that drives a TorchTrainer, both with Ray's defaults. Wall seconds from Tuner.fit to the end of the
@@ -105,7 +105,6 @@ def marked_trial(trial: dict[str, Any], study: dict[str, Any]) -> None:
     folder = study["folder"] / "trials" / trial["trial_id"]
     (folder / "begun").write_text(str(time.time()))
     train_trial(trial, study)
-    (folder / "left").write_text(str(time.time()))
 
 
 def warm_starts(trials: int) -> None:
@@ -114,16 +113,13 @@ def warm_starts(trials: int) -> None:
         ended: dict[str, float] = {}
         run_study(study, marked_trial, lambda event: ended.setdefault(f"{event.trial_id} {event.kind}", time.time()))
         folders = sorted(study.folder.glob("trials/*"))
-        gaps = []
-        for earlier, later in itertools.pairwise(folders):
-            left = earlier / "left"  # missing where ASHA stopped the trial: then the driver says when
-            free = float(left.read_text()) if left.exists() else ended[f"{earlier.name} end"]
-            gaps.append(float((later / "begun").read_text()) - free)
-        pruned = sum(not (folder / "left").exists() for folder in folders)
+        begun = {folder.name: float((folder / "begun").read_text()) for folder in folders}
+        early = sum(TrialRecord.load(folder).status is Status.PRUNED for folder in folders)
+    gaps = [begun[later.name] - ended[f"{earlier.name} end"] for earlier, later in itertools.pairwise(folders)]
     assert len(gaps) == trials - 1
     longest = max(gaps)
     found = {"median_s": round(float(np.median(gaps)), 3), "max_s": round(longest, 3)}
-    say("warm_start", **found, bound_s=0.5, held=longest <= 0.5, trials=trials, pruned=pruned)
+    say("warm_start", **found, bound_s=0.5, held=longest <= 0.5, trials=trials, stopped_early=early)
 
 
 # Nested
@@ -226,7 +222,7 @@ def trials_stock(folder: Path, trials: int) -> float:
     from ray.tune.schedulers import ASHAScheduler
     from ray.tune.search.optuna import OptunaSearch
 
-    from distseg.on_ray.searcher import sampler_of
+    from distseg.on_ray.suggestions import sampler_of
 
     search = new_study(folder).search
 

@@ -38,7 +38,7 @@ def start(home: Path, command: list[str], stdout: int | IO[bytes] = subprocess.D
     )
 
 
-def wait_for(happened: Callable[[], Any], process: "subprocess.Popen[bytes]", timeout_s: float = 90) -> Any:
+def wait_for(happened: Callable[[], Any], process: "subprocess.Popen[bytes]", timeout_s: float = 180) -> Any:
     """What ``happened`` returns as soon as that is true; fails when the process ends before."""
     deadline = time.monotonic() + timeout_s
     while not (result := happened()):

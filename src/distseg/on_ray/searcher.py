@@ -1,32 +1,25 @@
 """Optuna behind our own record: what is suggested, reported and ended is written down, and can be replayed."""
 
-import json
 import math
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-import optuna
 from ray.tune import Stopper
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
-from ray.tune.search.optuna import OptunaSearch
 
 from distseg import checkpoint, records
-from distseg.config import SearchConfig
 from distseg.on_ray.schedulers import NO_CONTROLLER, SCORE, as_result, named
+from distseg.on_ray.suggestions import Suggestions
 from distseg.records import Status, TrialRecord
 from distseg.search.events import Event
 from distseg.search.keep import KeptCheckpoints
-from distseg.search.space import base_point, parameters, suggest
 from distseg.search.study import Study
 
 LOSSES_MAX = 3
 """Losing its process this often without finishing an epoch ends a trial: then it is not the machine."""
-
-_ASKED_AGAIN_MAX = 100
-"""A small space may hold nothing new."""
 
 _OUT_OF_MEMORY = re.compile(r"low on memory|OutOfMemory|out of memory", re.IGNORECASE)
 
@@ -55,20 +48,8 @@ class RecordedSearcher(Searcher):
         self._on_event = on_event
         self._turns = turns
         self._notes = notes
-        points = [base_point(study.search.space, study.base), *map(dict, study.search.points)]
-        # A point outside the space (the base config may be one) is tried all the same, but Optuna is not told of it.
-        self._points = [(point, parameters(study.search.space, point)) for point in points]
-        self._inner = OptunaSearch(
-            space=lambda trial: {"overrides": suggest(study.search.space, trial, study.base)},
-            metric=SCORE,
-            mode=study.info.mode,
-            points_to_evaluate=[inside for _, inside in self._points if inside is not None],
-            sampler=sampler_of(study.search),
-        )
+        self._suggestions = Suggestions(study.search, study.base, study.info.mode)
         self._kept = KeptCheckpoints(study.search.resources.keep_best, study.info.metric, study.info.mode)
-        self._untold: set[str] = set()
-        self._inner_ids: dict[str, str] = {}  # our trial id -> Optuna's
-        self._seen: set[str] = set()  # overrides of all trials so far
         self._names: dict[str, str] = {}  # Tune's trial id -> ours
         self._epochs: dict[str, int] = {}  # epochs recorded of each of our trials
         self._unfinished: list[str] = []  # trials to go on with first
@@ -85,10 +66,7 @@ class RecordedSearcher(Searcher):
         """Feeds the study's record to Optuna and the scheduler in the order in which it happened."""
         for event in list(self._log.events):
             if event.kind == "ask":
-                overrides = self._ask(event.trial_id)
-                if overrides != event.overrides:  # concurrent asks saw results in another order
-                    self._untold.add(event.trial_id)
-                    self._seen.add(_key(event.overrides or {}))
+                self._suggestions.ask_again(event.trial_id, event.overrides or {})
                 scheduler.on_trial_add(NO_CONTROLLER, named(event.trial_id))
             elif event.kind == "report":
                 self._epochs[event.trial_id] = event.epoch or 0
@@ -211,33 +189,11 @@ class RecordedSearcher(Searcher):
         """Name and overrides of the next trial that can start; no name at the end of the budget."""
         while (number := len(self._log.asked)) < self._study.search.budget.trials:
             name = f"{number:04d}"
-            overrides = self._ask(name)
+            overrides = self._suggestions.ask(name)
             if self._study.announce(name, overrides):
                 return name, overrides
             self._end(name)
         return "", {}
-
-    def _ask(self, name: str) -> dict[str, Any]:
-        """Overrides of a new trial: the fixed points first.
-
-        What was tried before would end as it did then, to the bit, so Optuna is asked again.
-        """
-        number = int(name)
-        if number < len(self._points) and self._points[number][1] is None:
-            self._untold.add(name)
-            overrides = self._points[number][0]
-        else:
-            for attempt in range(_ASKED_AGAIN_MAX):
-                self._inner_ids[name] = f"{name}.{attempt}"
-                suggested = self._inner.suggest(self._inner_ids[name])
-                assert suggested is not None
-                overrides = suggested["overrides"]
-                if number < len(self._points) or _key(overrides) not in self._seen:
-                    break
-                if attempt < _ASKED_AGAIN_MAX - 1:
-                    self._inner.on_trial_complete(self._inner_ids[name], error=True)
-        self._seen.add(_key(overrides))
-        return overrides
 
     def _record(self, event: Event) -> None:
         self._log.append(event)
@@ -245,21 +201,11 @@ class RecordedSearcher(Searcher):
         self._on_event(event)
 
     def _tell(self, event: Event) -> None:
-        if event.kind == "report":
-            self._look_at(event.score)
-        if event.trial_id in self._untold:
-            return
-        if event.kind == "report" and event.score is not None:
-            self._inner.on_trial_result(self._inner_ids[event.trial_id], as_result(event))
-        elif event.kind == "end":
-            failed = event.score is None
-            inner_id = self._inner_ids[event.trial_id]
-            self._inner.on_trial_complete(inner_id, None if failed else as_result(event), error=failed)
-
-    def _look_at(self, score: float | None) -> None:
         target = self._study.search.budget.target
-        if target is not None and score is not None:
-            self._target_reached |= score >= target if self._study.info.mode == "max" else score <= target
+        if event.kind == "report" and event.score is not None and target is not None:
+            reached = event.score >= target if self._study.info.mode == "max" else event.score <= target
+            self._target_reached |= reached
+        self._suggestions.tell(event)
 
     def _end(self, name: str, failure: str | None = None) -> None:
         """Closes the trial's record where its process did not, and records the end."""
@@ -324,24 +270,6 @@ class BudgetStopper(Stopper):
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Tune keeps a copy for its own tools."""
         return {}
-
-
-def sampler_of(search: SearchConfig) -> optuna.samplers.BaseSampler:
-    """Optuna's sampler as a search file asks for it."""
-    if search.search.algorithm == "random":
-        return optuna.samplers.RandomSampler(seed=search.search.seed)
-    return optuna.samplers.TPESampler(
-        seed=search.search.seed,
-        n_startup_trials=search.search.startup_trials,
-        multivariate=True,
-        # conditional fields: one model for each set of fields that occur together
-        group=any(dimension.when is not None for dimension in search.space.values()),
-        constant_liar=True,  # trials still running count as bad, so that concurrent ones spread out
-    )
-
-
-def _key(overrides: dict[str, Any]) -> str:
-    return json.dumps(overrides, sort_keys=True)
 
 
 def _finite(score: float) -> float | None:
