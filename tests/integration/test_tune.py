@@ -216,6 +216,13 @@ def test_a_study_killed_twice_ends_as_one_left_alone(
     assert seen == Counter(event.trial_id for event in events_of(undisturbed[0]) if event.kind == "report")
 
 
+def ctrl_c(process: "subprocess.Popen[bytes]") -> None:
+    """As a terminal does it: the signal is for the whole group, Ray's processes included."""
+    everybody = [process.pid, *descendants(process.pid)]
+    for pid in [pid for pid in everybody if os.getpgid(pid) == os.getpgid(process.pid)]:
+        os.kill(pid, signal.SIGINT)
+
+
 def test_a_killed_trial_goes_on_and_ctrl_c_ends_with_the_board(shards: Path, tmp_path: Path) -> None:
     """The trial's process is killed after an epoch: it goes on from its checkpoint, not from the start."""
     home, words = tmp_path / "home", tune_words(tmp_path, shards)
@@ -232,7 +239,7 @@ def test_a_killed_trial_goes_on_and_ctrl_c_ends_with_the_board(shards: Path, tmp
         wait_for(lambda: [event for event in events_of(home) if event.kind == "lost"], process)
         before = len(epochs())
         wait_for(lambda: len(epochs()) > before, process)
-        os.kill(process.pid, signal.SIGINT)
+        ctrl_c(process)
         assert process.wait(timeout=60) == 130
     finally:
         kill(process)
