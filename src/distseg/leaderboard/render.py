@@ -158,6 +158,9 @@ def columns_of(board: Board, rows: Sequence[LeaderboardRow], short: bool) -> lis
         *_telling(of("GPU h", lambda row: f"{row.gpu_hours:.2f}" if row.gpu_hours else "-")),
         *_telling(of("Wh", lambda row: f"{row.energy_wh:.1f}" if row.energy_wh else "-")),
         *_telling(of("GPU GiB", lambda row: f"{row.gpu_memory_bytes / 2**30:.1f}" if row.gpu_memory_bytes else "-")),
+        *_telling(
+            of("GPU GiB in use", lambda row: f"{used / 2**30:.1f}" if (used := row.gpu_memory_used_bytes) else "-")
+        ),
         of("CPU h", lambda row: f"{row.cpu_hours:.2f}"),
         of("images", lambda row: str(row.images_seen)),
         of("bad", lambda row: str(row.bad_samples)),
@@ -177,9 +180,11 @@ def _where_varying(column: Column) -> list[Column]:
     return [column] if len({*column.cells} - {"-"}) > 1 else []
 
 
-def varying_overrides(rows: Sequence[LeaderboardRow]) -> list[str]:
+def varying_overrides(rows: Sequence[LeaderboardRow], with_architecture: bool = False) -> list[str]:
     """Paths that not all rows set alike, sorted; of a single row, all. The architecture has its own column."""
-    paths = sorted({path for row in rows for path in row.overrides} - {"model.architecture"})
+    paths = sorted({path for row in rows for path in row.overrides})
+    if not with_architecture:
+        paths = [path for path in paths if path != "model.architecture"]
     return [path for path in paths if len(rows) == 1 or len({setting(row, path) for row in rows}) > 1]
 
 
