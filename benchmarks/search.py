@@ -212,6 +212,13 @@ def trivial_stock(given: dict[str, Any]) -> None:
     tune.report({"epoch": 1, "score": -abs(given["optim.lr"] - 0.003)})
 
 
+def stock_space(trial: Any) -> None:
+    """The space of ``SEARCH``, as a user of Optuna writes it."""
+    trial.suggest_float("optim.lr", 1e-4, 1e-2, log=True)
+    trial.suggest_float("loss.dice_weight", 0.1, 0.9)
+    trial.suggest_categorical("augment.policy", ["none", "flip"])
+
+
 def trials_ours(folder: Path, trials: int) -> float:
     return run_study(new_study(folder, f"study.budget.trials={trials}"), trivial)
 
@@ -226,17 +233,12 @@ def trials_stock(folder: Path, trials: int) -> float:
 
     search = new_study(folder).search
 
-    def space(trial: Any) -> None:
-        trial.suggest_float("optim.lr", 1e-4, 1e-2, log=True)
-        trial.suggest_float("loss.dice_weight", 0.1, 0.9)
-        trial.suggest_categorical("augment.policy", ["none", "flip"])
-
     ray.init(address="local", num_cpus=WORKERS, log_to_driver=False)
     begun = time.perf_counter()
     tune.Tuner(
         tune.with_resources(trivial_stock, {"CPU": 1}),
         tune_config=tune.TuneConfig(
-            search_alg=OptunaSearch(space=space, metric="score", mode="max", sampler=sampler_of(search)),
+            search_alg=OptunaSearch(space=stock_space, metric="score", mode="max", sampler=sampler_of(search)),
             scheduler=ASHAScheduler(time_attr="epoch", metric="score", mode="max"),
             num_samples=trials,
             max_concurrent_trials=WORKERS,
