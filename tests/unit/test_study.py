@@ -94,12 +94,19 @@ def test_shards_that_are_not_there(home: Home, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "overrides",
-    [["optim.weight_decay=0.5"], ["study.search.seed=1"], ["study.space={optim.lr: {kind: choice, values: [1]}}"]],
+    ("override", "what"),
+    [
+        ("optim.weight_decay=0.5", "base config"),
+        ("study.search.seed=1", "search"),
+        ("study.space={optim.lr: {kind: choice, values: [1]}}", "space"),
+        ("study.points=[{optim.lr: 0.1}]", "points"),
+    ],
 )
-def test_a_resume_with_another_config_is_refused(overrides: list[str], study: Study, home: Home, shards: Path) -> None:
-    with pytest.raises(HomeError, match=r"study 'first' was begun with another config or space"):
-        opened(home, shards, *overrides, resume=True)
+def test_a_resume_with_another_config_is_refused(
+    override: str, what: str, study: Study, home: Home, shards: Path
+) -> None:
+    with pytest.raises(HomeError, match=rf"study 'first' was begun with another {what}; see .*search.yaml, give"):
+        opened(home, shards, override, resume=True)
 
 
 def test_a_resume_with_other_data_is_refused(study: Study) -> None:

@@ -62,10 +62,18 @@ class Study:
             raise HomeError(
                 f"study '{info.name}' was begun on data {info.data_digest[:8]}, got {data_digest[:8]}; start a new one"
             )
-        begun_alike = saved.space == search.space and saved.search == search.search
-        points_alike = saved.points[: len(search.points)] == search.points  # those of a warm start follow them
-        if saved_base != base or not begun_alike or not points_alike:
-            raise HomeError(f"study '{info.name}' was begun with another config or space; start a new study")
+        pairs = {
+            "base config": (saved_base, base),
+            "space": (saved.space, search.space),
+            "search": (saved.search, search.search),
+            "points": (saved.points[: len(search.points)], search.points),  # those of a warm start follow them
+        }
+        others = [name for name, (begun, given) in pairs.items() if begun != given]
+        if others:
+            raise HomeError(
+                f"study '{info.name}' was begun with another {', '.join(others)}; "
+                f"see {folder / SEARCH_FILE}, give the same, or start a new study"
+            )
         search = saved.model_copy(update={"budget": search.budget, "resources": search.resources})
         return cls(folder, info.model_copy(update={"trials_planned": search.budget.trials}), search, base)
 
