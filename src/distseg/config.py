@@ -427,14 +427,32 @@ class Budget(Section):
 
     trials: PositiveInt = 10
     hours: Annotated[float, Field(gt=0)] | None = None
+    """Of running; the time between an interruption and the resume is not counted."""
+    target: float | None = None
+    """Value of the metric that is good enough."""
 
 
 class Resources(Section):
     workers_per_trial: PositiveInt = 1
     cpus_per_worker: Annotated[float, Field(gt=0)] = 1
     gpus_per_worker: Annotated[float, Field(ge=0)] = 0
+    """A fraction lets several trials of one worker share a GPU."""
     max_concurrent: PositiveInt | None = None
     """At most this many trials at once; None: as many as the cluster holds."""
+    keep_best: PositiveInt = 5
+    """Checkpoints of this many ended trials, the best ones, stay on disk; figures, logs and pictures of all."""
+
+    @model_validator(mode="after")
+    def _gpus_can_be_held(self) -> "Resources":
+        gpus = self.gpus_per_worker
+        if gpus > 1 and gpus != int(gpus):
+            raise ValueError(f"gpus_per_worker: got {gpus:g}, want a fraction of one GPU or a whole number")
+        if 0 < gpus < 1 and self.workers_per_trial > 1:
+            raise ValueError(
+                f"gpus_per_worker: got {gpus:g} for {self.workers_per_trial} workers_per_trial, want a whole number: "
+                "NCCL takes each GPU only once in a trial"
+            )
+        return self
 
 
 class SearchConfig(Section):

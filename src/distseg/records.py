@@ -29,6 +29,8 @@ CONFIG_FILE = "config.yaml"
 LAST_CHECKPOINT = "checkpoints/last.pt"
 BEST_CHECKPOINT = "checkpoints/best.pt"
 PANELS_FOLDER = "panels"
+EXTREMES_PICTURE = "panels/best_median_worst.png"
+EXTREMES_FILE = "panels/best_median_worst.json"
 
 
 class Value(BaseModel):
@@ -81,6 +83,10 @@ class StudyInfo(Value):
     """Where the shards are."""
     data_digest: str
     split_digest: str
+    warm_start: str | None = None
+    """The study whose best trials it began with."""
+    job_id: str | None = None
+    """The queue's job that runs it, whose next attempt goes on with it."""
     created_at: str
     version: str
 
@@ -141,6 +147,8 @@ class TrialRecord(Value):
     """Used by the GPUs held, watt-hours; 0 where NVML does not tell."""
     gpu_memory_bytes: int = 0
     """Most memory that torch held at once on a GPU (rank 0's)."""
+    gpu_memory_used_bytes: int = 0
+    """Most memory in use on that GPU at once, by all that share it (NVML, once a second); 0 where it is silent."""
     seconds: float = 0.0
     """Wall time of training, interruptions left out."""
     checkpoint: str | None = None
@@ -209,24 +217,42 @@ class LeaderboardRow(Value):
 
     rank: int | None
     """1 is best; None for trials that failed, have no metric yet, or stand apart."""
+    tied: bool | None = None
+    """Whether chance alone may have put it behind the best (of the best: whether any row is tied with it).
+
+    None where it cannot be told: not ranked, no counts per group, fewer than two groups in common.
+    """
+    difference: tuple[float, float] | None = None
+    """95 % paired bootstrap interval over groups of its metric minus that of the best; tied: it contains zero."""
     apart: str | None = None
-    """Why this trial cannot be compared with the ranked ones (another split, resolution, task or fold)."""
+    """Why this trial cannot be compared with the ranked ones (another metric, split, resolution, task or fold)."""
+    study: str
     trial_id: str
     status: Status
     reason: str | None
     metrics: dict[str, Any]
+    intervals: dict[str, tuple[float, float]]
+    """95 % bootstrap interval over groups, by metric."""
     overrides: dict[str, Any]
     architecture: str
     epochs: int
     epochs_planned: int
+    best_epoch: int | None
+    images_seen: int
     gpu_hours: float
     cpu_hours: float
+    energy_wh: float
+    gpu_memory_bytes: int
+    gpu_memory_used_bytes: int
     seconds: float
     data_digest: str
     split_digest: str
     split_leaky: bool
     resolution: tuple[int, int] | None
+    samples: int
     bad_samples: int
+    folder: str
+    """Absolute path of the trial's files."""
     checkpoint: str | None
     """Absolute path of the trial's best checkpoint."""
 

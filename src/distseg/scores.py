@@ -14,8 +14,9 @@ Sums = npt.NDArray[np.float64]
 """(..., width(classes)): the confusion matrix row-major (truth, prediction), then the number of images, the sums of
 their Dice and of their IoU, then per class the pixels in both boundary bands and those in either."""
 
+PERCENTILES = (2.5, 97.5)
+"""Ends of every interval here: 95 %."""
 _RESAMPLES = 1000
-_INTERVAL = (2.5, 97.5)  # percentiles: 95 %
 
 
 def width(classes: int) -> int:
@@ -124,7 +125,7 @@ def percentile_interval(draws: Sums) -> tuple[float, float] | None:
     """The 95 % in the middle of the draws (n,) that are defined; None when none is."""
     if np.isnan(draws).all():
         return None
-    low, high = np.nanpercentile(draws, _INTERVAL)
+    low, high = np.nanpercentile(draws, PERCENTILES)
     return float(low), float(high)
 
 

@@ -30,10 +30,10 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
     "models": (BASE | CORE - {"data"}, CORE_LIBRARIES),
     "scores": (BASE, BASE_LIBRARIES | {"numpy"}),  # numbers from counts: no network, no torch
     "train": (BASE | CORE, CORE_LIBRARIES | {"pynvml", "tensorboard"}),
-    "search": (BASE | CORE, CORE_LIBRARIES),
+    "search": (BASE | CORE, CORE_LIBRARIES | {"mlflow"}),
     "export": (BASE | CORE, CORE_LIBRARIES | {"onnx", "onnxruntime", "onnxscript"}),
     "predict": (BASE | CORE | {"export"}, CORE_LIBRARIES),
-    "leaderboard": (BASE, BASE_LIBRARIES | {"rich", "plotly"}),
+    "leaderboard": (BASE | {"scores"}, BASE_LIBRARIES | {"numpy", "rich", "plotly"}),
     "queue": (BASE, BASE_LIBRARIES | {"sqlalchemy", "rich"}),
     "on_ray": (ALL, CORE_LIBRARIES | {"ray", "optuna", "rich"}),
     "cli": (ALL | {"on_ray", "app"}, {"typer", "rich"}),

@@ -64,6 +64,8 @@ def test_a_run_leaves_its_files_and_nothing_else(whole: RunSpec) -> None:
         "checkpoints/last.pt",
         "checkpoints/best.pt",
         "panels/epoch-0003.png",
+        "panels/best_median_worst.png",
+        "panels/best_median_worst.json",
     }
     assert {path.name for path in whole.folder.iterdir()} == {
         *("config.yaml", "record.json", "epochs.jsonl", "groups.json", "progress.json"),

@@ -345,6 +345,11 @@ class EvalBatches(PlannedBatches):
     def __len__(self) -> int:
         return len(self._batches)
 
+    def sample(self, number: int, key: str) -> Sample:
+        """One sample of a batch again; BadSampleError when it cannot be read (now)."""
+        _, positions = self._batches[number]
+        return self._reader.read(next(p for p in positions if self._reader.place(p)[1].key == key))
+
     def into(self, memory: torch.Tensor, number: int) -> Batch:
         size, positions = self._batches[number]
         buffer = _BatchBuffer(memory, len(positions), size)

@@ -25,7 +25,8 @@ from distseg.search.comparison_table import markdown
 from distseg.search.opening import Opening, check_unopened, openings
 from distseg.search.progress import ProgressLines
 from distseg.search.space import grid
-from distseg.search.study import Study, open_study
+from distseg.search.start import StudyRequest, open_study
+from distseg.search.study import Study
 
 POLICY = "augment.policy"
 BASELINE = "none"
@@ -72,13 +73,16 @@ def compare_augmentations(job: CompareJob, write: Write) -> Path:
         raise InputError(f"--open-test: {shards.root} has no test groups; pack again with --test-fraction")
     if opening and not job.open_test_again:
         check_unopened(job.home, shards.manifest.split_digest)
-    study = open_study(job.home, job.search_file, assignments, data, name=job.study, resume=job.resume)
+    request = StudyRequest(name=job.study, resume=job.resume)
+    study, _ = open_study(job.home, job.search_file, assignments, data, request)
     write(f"study {study.info.name}: {study.info.trials_planned} trainings on {data}")
-    if len(study.ended()) < study.info.trials_planned:
+    ended = [record for record in trial_records(study.folder) if record.status.finished]
+    if len(ended) < study.info.trials_planned:
         with session():
             from distseg.on_ray.tune import search
 
-            search(study, ProgressLines(study, write), cache)
+            progress = ProgressLines(study, write)
+            search(study, progress, progress.say, cache)
     if opening:
         _open_test(job.home, study, shards, write)
     _report(study, write)

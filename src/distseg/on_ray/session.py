@@ -3,14 +3,17 @@
 import logging
 import os
 import secrets
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from distseg.config import Resources
 from distseg.errors import ClusterError, DistsegError
+from distseg.on_ray.lease import UNBOUNDED, Lease
 
 ENVIRONMENT = {
     # start-up of a nested trainer, measured: 51 CPU-seconds with Ray's defaults, 31 to 44 with these
@@ -78,17 +81,38 @@ def _authenticate(folder: Path) -> None:
     os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
 
 
-def concurrent_trials(resources: Resources) -> int:
-    """How many trials the cluster holds at once; ClusterError when it can never hold one."""
-    room = _room(resources.cpus_per_worker, resources.gpus_per_worker)
-    trials = room // resources.workers_per_trial
+@dataclass(frozen=True)
+class Concurrency:
+    """How many trials run at once, and why so many."""
+
+    trials: int
+    reason: str
+    """In one line, for the user."""
+
+
+def concurrent_trials(resources: Resources, lease: Lease = UNBOUNDED) -> Concurrency:
+    """How many trials the cluster and the lease hold at once; ClusterError when they can never hold one."""
+    workers, cpus, gpus = resources.workers_per_trial, resources.cpus_per_worker, resources.gpus_per_worker
+    room = _room(cpus, gpus)
+    size = f"{workers} worker{'s' if workers > 1 else ''} of {cpus:g} CPU and {gpus:g} GPU each"
+    trials = room // workers
     if trials == 0:
         raise ClusterError(
-            f"a trial needs {resources.workers_per_trial} workers of {resources.cpus_per_worker:g} CPU and "
-            f"{resources.gpus_per_worker:g} GPU each, the cluster's nodes have room for {room}; "
+            f"a trial needs {size}, the cluster's nodes have room for {room}; "
             "lower workers_per_trial, cpus_per_worker or gpus_per_worker, or use a larger cluster"
         )
-    return min(trials, resources.max_concurrent or trials)
+    held_by = f"of the cluster's {cluster_total('CPU'):g} CPUs and {cluster_total('GPU'):g} GPUs"
+    leased = lease.holds(workers * cpus, workers * gpus)
+    if leased == 0:
+        raise ClusterError(
+            f"a trial needs {size}, the job's lease is {lease}; submit the job with more --cpus and --gpus, "
+            "or lower workers_per_trial, cpus_per_worker or gpus_per_worker"
+        )
+    if leased is not None and leased < trials:
+        trials, held_by = leased, f"of the job's lease of {lease}"
+    if resources.max_concurrent is not None and resources.max_concurrent < trials:
+        trials, held_by = resources.max_concurrent, f"by resources.max_concurrent, {held_by}"
+    return Concurrency(trials, f"{trials} trial{'s' if trials > 1 else ''} at once, {size}, {held_by}")
 
 
 def check_workers(workers: int, cpus_per_worker: float, gpus_per_worker: float) -> None:
@@ -108,8 +132,18 @@ def cluster_total(name: str) -> float:
 
 def _room(cpus: float, gpus: float) -> int:
     """How many workers of this size the nodes hold, each on one node, when nothing else runs."""
-    needed = {name: each for name, each in (("CPU", cpus), ("GPU", gpus)) if each > 0}
-    return sum(min(int(node.get(name, 0) / each + 1e-9) for name, each in needed.items()) for node in _nodes())
+    return sum(min(_fitting(node.get("CPU", 0), cpus), _fitting_gpus(node.get("GPU", 0), gpus)) for node in _nodes())
+
+
+def _fitting(available: float, each: float) -> int:
+    return int(available / each + 1e-9)
+
+
+def _fitting_gpus(available: float, each: float) -> int:
+    """Parts of GPUs do not add up: a worker's whole fraction lies on one of them."""
+    if each == 0:
+        return sys.maxsize
+    return int(available) * _fitting(1, each) if each < 1 else _fitting(available, each)
 
 
 def _nodes() -> list[dict[str, float]]:

@@ -15,6 +15,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
 from distseg import records
 from distseg.errors import TrainingError
 from distseg.home import unique_name
+from distseg.on_ray.lost import STARTS_MAX, interrupt, is_loss, reason_of_loss, wait_for_room
 from distseg.on_ray.trainers import ElasticTrainer, LeanTrainer, own_error
 from distseg.records import Status, TrialRecord
 from distseg.train.loop import run
@@ -50,8 +51,9 @@ def fit(
     With ``workers_min``, a run that loses workers goes on from its last checkpoint with as many as the cluster still
     holds, down to that number, and with more again when nodes return: as often as it takes, as long as it gets on.
     ``storage`` is a folder that all nodes see, for Ray's own notes while it runs. ``own_ray``: Ray serves this run
-    alone.
+    alone. Where others hold the cluster, waits.
     When it fails for good, raises the worker's own error where it is one of ours, else TrainingError with the reason.
+    A run that lost a worker, or the room for one, is INTERRUPTED: it can go on from its last checkpoint.
     """
     spec = replace(spec, gpus_per_worker=gpus_per_worker)
     name = unique_name(spec.folder.name)  # under a name used before, Ray would resume its own snapshot in silence
@@ -70,17 +72,22 @@ def fit(
         run_config=RunConfig(
             name=name,
             storage_path=str(storage),
-            failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),  # type: ignore[call-arg]
+            failure_config=FailureConfig(max_failures=0, controller_failure_limit=STARTS_MAX),  # type: ignore[call-arg]
             callbacks=list(callbacks),  # type: ignore[arg-type]
         ),
     )
     try:
+        wait_for_room(workers if workers_min is None else workers_min, resources)
         trainer.fit()
     except (KeyboardInterrupt, SystemExit):  # Ray Train takes a Ctrl-C for itself and leaves with exit code 0
         close_record(spec, Status.INTERRUPTED, "interrupted by the user")
         raise KeyboardInterrupt from None
     except ray.train.TrainingFailedError as error:
         own = own_error(error)
+        if own is None and is_loss(error):
+            reason = reason_of_loss(error)
+            interrupt(spec, reason)
+            raise TrainingError(reason) from error
         if own is None or spec.study is not None:  # else rank 0 has closed the record, or refused to touch it
             close_record(spec, Status.FAILED, one_line(own) if own else _reason(spec, error))
         raise own or TrainingError(_reason(spec, error)) from error

@@ -40,6 +40,7 @@ class RunData:
     samples: int
     """Of training and validation together, over all ranks."""
     train_batches: TrainBatches
+    val_batches: EvalBatches
     validation: Iterable[Batch]
     """This rank's validation batches; can be iterated again and again."""
     loader: partial[Iterable[Batch]]
@@ -77,6 +78,7 @@ def open_data(cfg: RunConfig, shards: ShardFolder, worker: Worker) -> RunData:
         size=size,
         samples=len(train_reader) + len(val_reader),
         train_batches=TrainBatches(train_reader, plan, size=size, augment=augment, **place),
+        val_batches=val_batches,
         validation=loader(val_batches, range(len(val_batches))),
         loader=loader,
         window_steps=(

@@ -19,6 +19,7 @@ from distseg.tasks.predictor import Predictor
 from distseg.tasks.scoring import measure
 from distseg.train.data import open_data
 from distseg.train.epoch import Since, close_epoch, take_in, validation_due
+from distseg.train.extremes import Extremes
 from distseg.train.levels import Levels
 from distseg.train.network import check_input, on_device, over_ranks, torch_settings
 from distseg.train.precision import resolve_precision
@@ -120,7 +121,9 @@ def _run(spec: RunSpec, worker: Worker, begin: Callable[[], None]) -> TrialRecor
                 broadcast_buffers(state.evaluated)
                 predictor.eval()
                 with torch.inference_mode():
-                    score, bad = measure(predictor, data.validation, manifest, worker.device, reduce_sum)
+                    extremes = Extremes(len(manifest.classes))
+                    look = extremes.take_in
+                    score, bad = measure(predictor, data.validation, manifest, worker.device, reduce_sum, look)
                     levels.validated(predictor, task, data.validation, worker.device)
                 network.train()
                 since.bad += bad
@@ -132,6 +135,8 @@ def _run(spec: RunSpec, worker: Worker, begin: Callable[[], None]) -> TrialRecor
                     watch.epoch(state, predictor, data.validation, manifest.ignore_label, worker.device)
                 if improved and score:
                     uploads.copy(save_best(spec, state, shards, built, score))
+                    extremes.draw(spec.folder, predictor, data.val_batches, manifest.ignore_label, worker.device)
+                    network.train()
                 checkpoint.save(last, state.to_tree(cfg, manifest))
                 uploads.copy(last)
                 write_progress(spec, state, record_of(spec, state, shards, steps, worker))

@@ -1,6 +1,6 @@
 """Pictures of what a network does: image, truth, prediction and error, side by side, a row a sample."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import cv2
@@ -33,11 +33,14 @@ def panel(
         with torch.inference_mode():
             predictions = predictor(taken).cpu().numpy()
         for image, truth, prediction in zip(taken.cpu(), batch.masks.numpy(), predictions, strict=False):
-            rows.append(_row(image.permute(1, 2, 0).numpy(), truth, prediction, ignore_label))
+            rows.append(comparison(image.permute(1, 2, 0).numpy(), truth, prediction, ignore_label))
         if len(rows) == _ROWS:
             break
-    if not rows:
-        return None
+    return stacked(rows) if rows else None
+
+
+def stacked(rows: Sequence[Pixels]) -> Pixels:
+    """Rows (h, w, 3) one under the other, narrower ones filled up with black."""
     width = max(row.shape[1] for row in rows)
     return np.concatenate([np.pad(row, ((0, 4), (0, width - row.shape[1]), (0, 0))) for row in rows])
 
@@ -59,7 +62,8 @@ def palette(classes: int = 256) -> Pixels:
     return colours
 
 
-def _row(image: Pixels, truth: Pixels, prediction: Pixels, ignore_label: int | None) -> Pixels:
+def comparison(image: Pixels, truth: Pixels, prediction: Pixels, ignore_label: int | None) -> Pixels:
+    """One row (h, w, 3) uint8: image (H, W, 3), label maps (H, W) of truth and prediction, and wrong pixels in red."""
     height, width = truth.shape
     scale = min(1.0, _SIDE_MAX / max(height, width))
     size = (max(1, round(width * scale)), max(1, round(height * scale)))

@@ -52,6 +52,8 @@ class TrainState:
     """The augmentation level's, with policy ``adaptive``."""
     windows: list[tuple[int, float, float | None]] = field(default_factory=list)
     """(first step, level, signal) of the level's windows that began since the last row of the history."""
+    gpu_memory_used_bytes: int = 0
+    """Most memory in use on rank 0's GPU since this process began, by all that share it."""
 
     @classmethod
     def create(cls, cfg: RunConfig, network: nn.Module, device: torch.device, precision: str) -> "TrainState":

@@ -93,6 +93,8 @@ class Watch:
     def _tell(self, state: TrainState, loss: float, steps_per_s: float) -> None:
         left = 0 if self._over(state) else self._steps - state.step
         reading = self._meter.read()
+        if reading is not None:
+            state.gpu_memory_used_bytes = max(state.gpu_memory_used_bytes, reading.memory_bytes)
         progress = Progress(
             step=state.step,
             steps=self._steps,
