@@ -12,7 +12,7 @@ from distseg import __version__
 from distseg.cli import main as cli
 from distseg.errors import DataError, DistsegError, TrainingError
 
-COMMANDS = ["data", "train", "tune", "leaderboard", "export", "evaluate", "submission", "score"]
+COMMANDS = ["data", "train", "tune", "leaderboard", "export", "evaluate", "predict", "submission", "score"]
 """All that ``--help`` lists; whoever adds a command adds it here."""
 DATA_COMMANDS = ["synth", "pack", "audit", "info", "verify"]
 

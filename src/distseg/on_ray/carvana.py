@@ -16,20 +16,23 @@ from distseg.data.pack import pack
 from distseg.data.stream import open_split
 from distseg.errors import ConfigError
 from distseg.export.build import export
-from distseg.export.torchscript import load
 from distseg.home import Home
 from distseg.leaderboard.choose import trial_folder
 from distseg.leaderboard.rank import rank
 from distseg.leaderboard.render import board
 from distseg.leaderboard.store import records
 from distseg.on_ray.session import session
-from distseg.predict.rle_csv import HEADER, row_bytes
+from distseg.predict.decode import Decoders
+from distseg.predict.pipeline import Pipeline
+from distseg.predict.row_format import HEADER, RowFormat, row_bytes
 from distseg.predict.score import SubmissionScore, score
-from distseg.predict.submission import write_submission
+from distseg.predict.segmenter import Recipe, Segmenter
+from distseg.predict.submission import EncodeRows, identity_of, write_submission
 from distseg.search.progress import ProgressLines
 from distseg.search.study import Study, open_study
 
 Write = Callable[[str], None]
+_DECODERS = 2
 
 
 @dataclass(frozen=True)
@@ -126,7 +129,11 @@ def _submit(study: Study, raw: Corpus, model: Path) -> SubmissionScore:
     unseen = {reader.place(position)[1].key for position in range(len(reader))}
     samples = [sample for sample in raw.samples if sample.key in unseen]
     submission, truth = study.folder / "submission.csv", study.folder / "truth.csv"
-    write_submission(load(model).module, [sample.image for sample in samples], submission)
+    recipe = Recipe(models=(model,))
+    with Decoders(_DECODERS) as decoders:
+        encode = Pipeline(Segmenter.open(recipe), EncodeRows(RowFormat()), decoders)
+        images = [sample.image for sample in samples]
+        write_submission(encode, images, submission, identity=identity_of(recipe, RowFormat()))
     with atomic.replacing(truth) as file:
         file.write(row_bytes(*HEADER))
         for sample in samples:
