@@ -90,7 +90,7 @@ def test_the_same_bytes_and_what_it_refuses(images: Path, tmp_path: Path) -> Non
     ends = json.loads(done.stdout)
     assert ends[:2] == [None, None]
     assert ends[2] == f"{three}: a model of task multiclass, want binary"
-    assert ends[3].startswith(f"{tmp_path / 'absent.csv'}: not the images of {images}: 00.jpg")
+    assert ends[3].startswith(f"{tmp_path / 'absent.csv'}: not the images of {images}: 00, x.png, 01.jpg")
     assert not (tmp_path / "refused.csv").exists()
     for number in range(2):
         ours, theirs = ((tmp_path / f"{whose}{number}.csv").read_bytes() for whose in ("ours", "theirs"))

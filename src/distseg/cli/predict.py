@@ -56,8 +56,9 @@ def predict(
     finish.check(jobs)
     written: list[str] = []
     failed: list[Unreadable] = []
+    opened = pipeline(recipe, segmenter, finish, len(jobs), workers)
     with ExitStack() as stack:
-        run = stack.enter_context(pipeline(recipe, segmenter, finish, len(jobs), workers))
+        run = stack.enter_context(opened)
         advance = stack.enter_context(progress("images"))
         for done, result in enumerate(run(jobs), 1):
             if isinstance(result, Unreadable):

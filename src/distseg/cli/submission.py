@@ -80,8 +80,9 @@ def submission(
     if sample is not None and columns is None:
         rows = rows.model_copy(update={"columns": read_header(sample)})
     finish = EncodeRows(rows)
+    opened = pipeline(recipe, segmenter, finish, len(paths), workers)
     with ExitStack() as stack:
-        encode = stack.enter_context(pipeline(recipe, segmenter, finish, len(paths), workers))
+        encode = stack.enter_context(opened)
         written = write_submission(
             encode,
             paths,
