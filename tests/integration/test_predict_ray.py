@@ -23,23 +23,20 @@ from distseg.predict.segmenter import Recipe, Segmenter
 from distseg.predict.submission import EncodeRows, write_submission
 
 
-class DiesOnce:
+def dies_once(marker: Path) -> Callable[[], Callable[[int], int]]:
     """Squares numbers; the first process that is given 3 dies, all are killed by 99, and 50 is refused."""
 
-    def __init__(self, marker: Path) -> None:
-        self.marker = marker
-
-    def __call__(self) -> Callable[[int], int]:
-        return self.square
-
-    def square(self, number: int) -> int:
+    # a closure travels by value: the other processes do not see this module
+    def square(number: int) -> int:
         time.sleep(0.05)
         if number == 50:
             raise DataError("50: refused")
-        if number == 99 or (number == 3 and not self.marker.exists()):
-            self.marker.touch()
+        if number == 99 or (number == 3 and not marker.exists()):
+            marker.touch()
             os.kill(os.getpid(), signal.SIGKILL)
         return number * number
+
+    return lambda: square
 
 
 @pytest.mark.ray
@@ -74,7 +71,7 @@ def test_a_cluster_answers_as_this_machine_does(tmp_path: Path, shards: Path) ->
         assert many["metrics"].pop("per_class") == one["metrics"].pop("per_class")  # whole numbers, added
         assert many["metrics"] == pytest.approx(one["metrics"], rel=1e-12)
 
-        work = DiesOnce(tmp_path / "died")
+        work = dies_once(tmp_path / "died")
         assert list(spread(work, range(12), 2)) == [number * number for number in range(12)]
         assert (tmp_path / "died").exists()
         with pytest.raises(DataError, match="50: refused") as caught:

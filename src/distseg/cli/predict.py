@@ -43,13 +43,15 @@ def predict(
     """
     from distseg.cli.console import print_json, progress
     from distseg.cli.inference import note_on_tiles, pipeline
+    from distseg.errors import InputError
     from distseg.predict.decode import Unreadable
     from distseg.predict.inputs import find_images, named
     from distseg.predict.pictures import WritePictures
     from distseg.predict.segmenter import Recipe, Segmenter
 
-    jobs = named(find_images(images))
-    recipe = Recipe(models=(model, *(ensemble or ())), tta=tta, tile=tile, device=device)
+    jobs = named([path.resolve() for path in find_images(images)])
+    models = tuple(path.resolve() for path in (model, *(ensemble or ())))
+    recipe = Recipe(models=models, tta=tta, tile=tile, device=device)
     segmenter = Segmenter.open(recipe)
     note_on_tiles(segmenter)
     finish = WritePictures(out.resolve(), len(segmenter.manifest.classes), overlay, probabilities)
@@ -66,6 +68,8 @@ def predict(
             else:
                 written += result
             advance(done, len(jobs))
+    if elsewhere := [name for name in written if not (out / name).exists()]:
+        raise InputError(f"--out {out}: {elsewhere[0]} is not here; give a folder that all nodes share")
     for each in failed[:_NAMES_SHOWN]:
         typer.echo(f"not predicted: {each.reason}", err=True)
     if len(failed) > _NAMES_SHOWN:

@@ -71,8 +71,8 @@ def submission(
 
     if unreadable not in ("fail", "empty"):
         raise InputError(f"--unreadable {unreadable}: want fail or empty")
-    paths = list_images(images)
-    recipe = Recipe(models=tuple(models), tta=tta, tile=tile, device=device)
+    paths = list_images(images.resolve())
+    recipe = Recipe(models=tuple(path.resolve() for path in models), tta=tta, tile=tile, device=device)
     segmenter = Segmenter.open(recipe)
     note_on_tiles(segmenter)
     names = segmenter.manifest.classes

@@ -170,7 +170,8 @@ def _lost(reference: Any, results: dict[int, Any] | None = None, number: int = 0
             raise error.cause from None  # without Ray's, which holds the whole traceback of the other process
         raise
     except RayError as error:
-        return str(error).splitlines()[0] or type(error).__name__
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        return lines[-1 if "creation task" in lines[0] else 0]  # of a traceback the last line says what it is
     if results is not None:
         results[number] = result
     return ""

@@ -65,8 +65,8 @@ class Pipeline(Generic[Result]):
     def __call__(self, jobs: Sequence[Job]) -> Iterator[Result | Unreadable]:
         """Two chunks are under way at most, so memory does not depend on the number of images."""
         with ExitStack() as stack:
-            model = stack.enter_context(_threads(1))
-            finishers = stack.enter_context(_threads(_FINISHERS))
+            model = stack.enter_context(_Threads(1))
+            finishers = stack.enter_context(_Threads(_FINISHERS))
             work = _Work(self._segmenter, self._finish, model, finishers)
             images = self._decoders([job.path for job in jobs])
             waiting: deque[list[Future[Result | Unreadable]]] = deque()
@@ -166,7 +166,7 @@ class _Batch(Generic[Result]):
         return self._memory[: len(self.jobs)]
 
 
-class _threads(ThreadPoolExecutor):
+class _Threads(ThreadPoolExecutor):
     """A pool that drops what has not begun when its context ends early."""
 
     def __exit__(self, *_: object) -> None:
