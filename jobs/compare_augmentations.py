@@ -9,10 +9,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from distseg.data.manifest import is_url
-from distseg.errors import DistsegError, InputError
+from distseg.errors import InputError
 from distseg.home import Home
 from distseg.on_ray.compare import CompareJob, compare_augmentations
+from distseg.on_ray.job import absolute, end, say
 
 CONFIG = Path("configs/search/carvana_augmentations.yaml")
 
@@ -34,9 +34,7 @@ def parse() -> CompareJob:
     parser.add_argument("--home", metavar="DIR", help="default: DISTSEG_HOME as the cluster has it, else ~/.distseg")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="base config, for every policy alike")
     args = parser.parse_args()
-    for name, path in (("--raw", args.raw), ("--data", args.data), ("--home", args.home)):
-        if path is not None and not (Path(path).is_absolute() or is_url(path)):
-            raise InputError(f"{name}: got the relative path '{path}', want an absolute one: a job runs elsewhere")
+    absolute({"--raw": args.raw, "--data": args.data, "--home": args.home})
     if args.seeds is not None and args.seeds < 1:
         raise InputError(f"--seeds: got {args.seeds}, want at least 1")
     return CompareJob(
@@ -56,15 +54,9 @@ def parse() -> CompareJob:
     )
 
 
-def main() -> int:
-    try:
-        folder = compare_augmentations(parse(), write=lambda line: print(line, flush=True))
-    except DistsegError as error:
-        print(f"compare_augmentations: error: {error}", file=sys.stderr)
-        return error.exit_code
-    print(f"everything lies in {folder}")
-    return 0
+def main() -> str:
+    return f"everything lies in {compare_augmentations(parse(), write=say)}"
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(end("compare_augmentations", main))

@@ -258,19 +258,25 @@ class LeaderboardRow(Value):
 
 
 class Parity(Value):
-    """How closely an exported file followed the eager model, over all sizes and batches tried."""
+    """How closely an exported file followed the eager model on one device, over all sizes and batches tried."""
 
+    device: str
+    precision: str
+    """fp32 or bf16 (autocast), of both sides."""
     cases: tuple[str, ...]
-    max_logit_difference: float
+    max_logit_difference: float | None
+    """None where the file gives no logits."""
     max_probability_difference: float
+    probability_tolerance: float
+    """The widest that was allowed."""
     mask_agreement: float
-    """Smallest part of pixels with the same label over the cases."""
+    """Smallest part of pixels with the same label over the cases; all that differ are undecided in the model."""
 
 
 class ExportManifest(Value):
     """What an exported file says of itself: the extra file ``distseg.json`` inside ``model.ts``."""
 
-    format_version: int = 1
+    format_version: int = 2
     task: str
     classes: tuple[str, ...]
     input_size: tuple[int, int] | None
@@ -292,7 +298,8 @@ class ExportManifest(Value):
     data_digest: str
     split_digest: str
     checkpoint_sha256: str
-    parity: Parity
+    parity: tuple[Parity, ...]
+    """One for each device and precision."""
     versions: dict[str, str]
     created_at: str
 

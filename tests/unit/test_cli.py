@@ -12,7 +12,7 @@ from distseg import __version__
 from distseg.cli import main as cli
 from distseg.errors import DataError, DistsegError, TrainingError
 
-COMMANDS = ["train", "tune", "leaderboard", "report", "export", "evaluate", "submission", "score"]
+COMMANDS = ["train", "tune", "leaderboard", "report", "export", "evaluate", "predict", "submission", "score"]
 GROUPS = {"data": ["synth", "pack", "audit", "info", "verify"], "augment": ["preview"]}
 """All that ``--help`` lists; whoever adds a command adds it here."""
 

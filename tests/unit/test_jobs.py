@@ -33,7 +33,7 @@ def test_relative_paths_are_refused_saying_why(name: str, words: list[str], opti
 
 def test_every_job_takes_absolute_paths_alone() -> None:
     """All of them go through the one check; a new one must as well."""
-    for name in JOBS:
+    for name in set(JOBS) - {"kaggle_notebook"}:  # which runs where there is neither Ray nor this package
         text = (REPOSITORY / f"jobs/{name}.py").read_text()
         assert "absolute(" in text or "parse_search_job(" in text, name
         assert "sys.exit(end(" in text, name

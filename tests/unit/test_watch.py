@@ -23,11 +23,12 @@ from distseg.data.manifest import ShardFolder
 from distseg.data.stream import Batch, open_split
 from distseg.models.build import build_model
 from distseg.records import Progress
+from distseg.tasks.drawing import palette, write_png
 from distseg.tasks.predictor import Predictor
 from distseg.train import loop, watch
 from distseg.train.extremes import Extremes
 from distseg.train.loop import run
-from distseg.train.panels import palette, panel, write_png
+from distseg.train.panels import panel
 from distseg.train.run_folder import RunSpec
 from distseg.train.telemetry import GpuMeter, GpuReading
 from distseg.train.watch import Watch

@@ -15,6 +15,7 @@ from distseg.cli import augment, data
 from distseg.cli.evaluate import evaluate
 from distseg.cli.export import export
 from distseg.cli.leaderboard import leaderboard
+from distseg.cli.predict import predict
 from distseg.cli.report import report
 from distseg.cli.submission import score, submission
 from distseg.cli.train import train
@@ -34,7 +35,7 @@ app = typer.Typer(
 )
 app.add_typer(data.app, name="data")
 app.add_typer(augment.app, name="augment")
-for command in (train, tune, leaderboard, report, export, evaluate, submission, score):
+for command in (train, tune, leaderboard, report, export, evaluate, predict, submission, score):
     app.command()(command)
 
 

@@ -8,12 +8,16 @@ from distseg.data import rle
 from distseg.data.layouts.base import Corpus
 from distseg.data.manifest import ShardFolder
 from distseg.data.stream import open_split
-from distseg.export.torchscript import load
 from distseg.on_ray.search_job import SearchJob, Write, run_search
-from distseg.predict.rle_csv import HEADER, row_bytes
+from distseg.predict.decode import Decoders
+from distseg.predict.pipeline import Pipeline
+from distseg.predict.row_format import HEADER, RowFormat, row_bytes
 from distseg.predict.score import SubmissionScore, score
-from distseg.predict.submission import write_submission
+from distseg.predict.segmenter import Recipe, Segmenter
+from distseg.predict.submission import EncodeRows, identity_of, write_submission
 from distseg.search.study import Study
+
+_DECODERS = 2
 
 
 def tune_carvana(job: SearchJob, write: Write) -> Path:
@@ -36,7 +40,11 @@ def _submit(study: Study, raw: Corpus, model: Path) -> SubmissionScore:
     unseen = {reader.place(position)[1].key for position in range(len(reader))}
     samples = [sample for sample in raw.samples if sample.key in unseen]
     submission, truth = study.folder / "submission.csv", study.folder / "truth.csv"
-    write_submission(load(model).module, [sample.image for sample in samples], submission)
+    recipe = Recipe(models=(model,))
+    with Decoders(_DECODERS) as decoders:
+        encode = Pipeline(Segmenter.open(recipe), EncodeRows(RowFormat()), decoders)
+        images = [sample.image for sample in samples]
+        write_submission(encode, images, submission, identity=identity_of(recipe, RowFormat()))
     with atomic.replacing(truth) as file:
         file.write(row_bytes(*HEADER))
         for sample in samples:

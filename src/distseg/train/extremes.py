@@ -11,8 +11,8 @@ from distseg.data.stream import Batch, EvalBatches
 from distseg.errors import BadSampleError
 from distseg.records import EXTREMES_FILE, EXTREMES_PICTURE
 from distseg.scores import Sums, values
+from distseg.tasks.drawing import comparison, stacked, write_png
 from distseg.tasks.predictor import Predictor
-from distseg.train.panels import comparison, stacked, write_png
 
 
 @dataclass(frozen=True, order=True)

@@ -10,8 +10,9 @@ import torch
 from distseg import atomic
 from distseg.data.stream import Batch
 from distseg.records import PANELS_FOLDER, PROGRESS_FILE, Progress
+from distseg.tasks.drawing import write_png
 from distseg.tasks.predictor import Predictor
-from distseg.train.panels import panel, write_png
+from distseg.train.panels import panel
 from distseg.train.run_folder import RunSpec
 from distseg.train.state import TrainState
 from distseg.train.telemetry import GpuMeter
