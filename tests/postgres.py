@@ -35,10 +35,14 @@ class Server:
     def url(self, database: str = "postgres") -> str:
         return f"postgresql://tester@/{database}?host={self.folder}"
 
-    def create(self, database: str) -> str:
-        """Makes an empty database; its URL."""
-        self._run("createdb", "-h", str(self.folder), "-U", "tester", database)
-        return self.url(database)
+    def empty(self) -> str:
+        """URL of its database, emptied: far quicker than one more database."""
+        import psycopg
+
+        with psycopg.connect(self.url(), autocommit=True) as connection:
+            connection.execute("DROP SCHEMA public CASCADE")
+            connection.execute("CREATE SCHEMA public")
+        return self.url()
 
     def control(self, action: str, *words: str) -> None:
         """``start``, ``stop`` or ``restart``."""

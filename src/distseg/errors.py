@@ -9,6 +9,7 @@
     │   ├── HomeError       a run or a study: missing, ambiguous, existing already
     │   ├── ClusterError    the cluster cannot hold what was asked for
     │   └── QueueError      a job that is missing or ambiguous, or cannot do what was asked
+    ├── BackendError        the cluster that runs the queue's jobs does not answer
     ├── StoreError          the queue's store cannot be reached, read or written
     ├── FencedError         a write by an attempt or a dispatcher whose turn is over; it changed nothing
     ├── BadSampleError      one sample that cannot be used (the stream replaces it and counts it)
@@ -50,6 +51,10 @@ class ClusterError(InputError):
 
 class QueueError(InputError):
     """A job is missing or ambiguous, or its state does not allow what was asked."""
+
+
+class BackendError(DistsegError):
+    """The cluster that runs the queue's jobs does not answer; what was asked may or may not have happened."""
 
 
 class StoreError(DistsegError):

@@ -1,6 +1,5 @@
 """The store on a real PostgreSQL that the tests start; what SQLite passes in tests/unit, and a restart underneath."""
 
-import itertools
 from collections.abc import Iterator
 
 import pytest
@@ -13,7 +12,6 @@ from distseg.queue.database import Database, store_url
 from distseg.queue.states import JobState
 
 pytestmark = pytest.mark.skipif(programs() is None, reason="no PostgreSQL programs (initdb) on this machine")
-_numbers = itertools.count()
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +22,7 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture
 def url(server: Server) -> str:
-    return server.create(f"store{next(_numbers)}")
+    return server.empty()
 
 
 class TestPostgreSQL(StoreConformance):
@@ -33,7 +31,7 @@ class TestPostgreSQL(StoreConformance):
 
 def test_a_server_restarted_underneath_loses_nothing(home: Home) -> None:
     with serving() as server:  # one of its own: recovery takes long where there are many databases
-        _restart(server, Stage(home, server.create("queue")))
+        _restart(server, Stage(home, server.url()))
 
 
 def _restart(server: Server, stage: Stage) -> None:

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from distseg import __version__
-from distseg.cli import data
+from distseg.cli import data, jobs
 from distseg.cli.evaluate import evaluate
 from distseg.cli.export import export
 from distseg.cli.leaderboard import leaderboard
@@ -32,6 +32,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
 )
 app.add_typer(data.app, name="data")
+app.add_typer(jobs.app, name="jobs")
 for command in (train, tune, leaderboard, export, evaluate, submission, score):
     app.command()(command)
 

@@ -5,7 +5,7 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from sqlalchemy import Connection, text
@@ -22,6 +22,7 @@ from distseg.queue.states import ACTIVE, AttemptState, JobState
 from distseg.queue.working_dir import zip_folder
 
 _WAIT_S = 0.5
+_PIECE_BYTES = 2**16
 _SCHEDULING = f"""CASE WHEN finished_at IS NOT NULL THEN 2 WHEN state IN ({rows.words(ACTIVE)}) THEN 0 ELSE 1 END,
     finished_at DESC, {rows.SCHEDULING_ORDER}"""
 
@@ -92,10 +93,17 @@ class Queue:
         with self.database.reading() as connection:
             return self._find(connection, ref)
 
-    def jobs(self) -> list[Job]:
-        """All jobs in scheduling order: those that run, those that wait with the next one first, the latest ended."""
+    def jobs(self, limit: int | None = None) -> list[Job]:
+        """Jobs in scheduling order: those that run, those that wait with the next one first, the latest ended."""
         with self.database.reading() as connection:
-            return rows.jobs(connection, order=_SCHEDULING)
+            return rows.jobs(connection, order=_SCHEDULING + (f" LIMIT {int(limit)}" if limit else ""))
+
+    def counts(self) -> dict[JobState, int]:
+        """How many jobs are in each state, of those that some job is in."""
+        with self.database.reading() as connection:
+            found = connection.execute(text("SELECT state, count(*) FROM jobs GROUP BY state")).all()
+        counted = {JobState(state): count for state, count in found}
+        return {state: counted[state] for state in JobState if state in counted}
 
     def attempts(self, ref: str) -> list[Attempt]:
         with self.database.reading() as connection:
@@ -239,6 +247,25 @@ class Queue:
             raise QueueError(f"job '{ref}': no such id or name; 'distseg jobs list' shows those there are")
         some = ", ".join(job.id for job in found[-3:])
         raise QueueError(f"job '{ref}': {len(found)} jobs have this name; want an id, such as {some}")
+
+
+def output_of(queue: Queue, ref: str, follow: bool) -> Iterator[bytes]:
+    """Pieces of a job's output, attempt by attempt; with ``follow`` until the job is over. Between attempts a line."""
+    job = queue.job(ref)
+    read: dict[Path, int] = {}
+    while True:
+        over = queue.job(job.id).state.over  # asked before reading: what comes later is read once more
+        for path in queue.log_paths(job.id):
+            if path not in read and read:
+                yield f"--- attempt {path.stem.rpartition('-')[2]}\n".encode()
+            with open(path, "rb") as file:
+                file.seek(read.get(path, 0))
+                while piece := file.read(_PIECE_BYTES):
+                    yield piece
+                read[path] = file.tell()
+        if over or not follow:
+            return
+        time.sleep(_WAIT_S)
 
 
 def log_path(home: Home, job_id: str, attempt: int) -> Path:

@@ -49,8 +49,8 @@ def _waiting(job: Job, seen: Snapshot, plan: Plan, cluster: Cluster, blocking: S
         return f"Waits {_span(job.not_before - seen.now)} more before attempt {job.attempt + 1}: {job.reason}."
     if wait is Wait.TOO_LARGE:
         return (
-            f"Waits for a larger cluster: needs {_gang(shape)}; {_nodes(cluster.nodes)} hold "
-            f"{sum(most(shape, whole) for whole in empty(cluster.nodes).values())} of these workers even when empty."
+            f"Waits for a larger cluster: needs {_gang(shape)}; even when empty, {_nodes(cluster.nodes)} can hold "
+            f"{sum(most(shape, whole) for whole in empty(cluster.nodes).values())} of these workers."
         )
     if wait is Wait.OWNER:
         theirs = [name(other) for other, _ in seen.live if other.owner == job.owner]
@@ -93,19 +93,24 @@ def _some(names: Sequence[str]) -> str:
 
 
 def _gang(shape: Shape) -> str:
-    each = f"{shape.gpus:.3g} GPU and {shape.cpus:.3g} CPU"
+    each = _amount(shape.gpus, shape.cpus)
     return f"{shape.workers} workers of {each} each" if shape.workers > 1 else f"{each} on one node"
 
 
 def _free(free: Room) -> str:
-    return (
-        f"{sum(sum(node.gpus) for node in free.values()):.3g} GPU, {sum(node.cpus for node in free.values()):.3g} CPU"
-    )
+    return _amount(sum(sum(node.gpus) for node in free.values()), sum(node.cpus for node in free.values()))
 
 
 def _nodes(nodes: Sequence[Node]) -> str:
-    sizes = sorted({f"{node.gpus} GPU and {node.cpus:g} CPU" for node in nodes})
-    return f"the {len(nodes)} nodes (of {' or '.join(sizes)})" if nodes else "a cluster without nodes"
+    sizes = sorted({_amount(node.gpus, node.cpus) for node in nodes})
+    count = "the one node" if len(nodes) == 1 else f"the {len(nodes)} nodes"
+    return f"{count} of it ({' or '.join(sizes)})" if nodes else "a cluster without nodes"
+
+
+def _amount(gpus: float, cpus: float) -> str:
+    """``2 GPU and 8 CPU``; what is zero is left out."""
+    parts = [f"{value:.3g} {unit}" for value, unit in ((gpus, "GPU"), (cpus, "CPU")) if value > 1e-6]
+    return " and ".join(parts) or "nothing"
 
 
 def _span(seconds: float) -> str:

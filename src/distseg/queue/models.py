@@ -254,7 +254,7 @@ class Leader:
 
 def name_of(command: tuple[str, ...]) -> str:
     """For a job that was given none: ``python jobs/pack.py --x`` -> ``pack``; ``distseg tune a.yaml`` -> ``tune``."""
-    words = [word.rsplit("/", 1)[-1] for word in command if not word.startswith("-")]
+    words = [word.rsplit("/", 1)[-1] for word in command if not word.startswith("-")] or ["job"]
     if words[0].startswith("python") and len(words) > 1:
         words = words[1:]
     if words[0] == "distseg" and len(words) > 1:
