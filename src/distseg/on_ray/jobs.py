@@ -7,13 +7,14 @@ Only a job that computes alone, in the command's process, is given its GPUs and 
 
 import os
 import shlex
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
 
-import requests
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus, JobSubmissionClient
 from ray.util.state import list_nodes
@@ -98,7 +99,7 @@ class RayJobs:
             ) from error
         except (BackendError, ClusterError):
             raise
-        except (requests.RequestException, OSError) as error:
+        except OSError as error:  # whatever the library that asks calls it
             self._connected = None
             raise BackendError(f"Ray at {self.address}: does not answer ({type(error).__name__})") from error
         except Exception as error:  # Ray raises RuntimeError, ServerUnavailable and others, with a traceback as text
@@ -125,8 +126,12 @@ def is_loopback(address: str) -> bool:
 def is_open(address: str) -> bool:
     """Whether it lists its jobs to anybody who asks without a token; BackendError when it does not answer."""
     try:
-        return requests.get(f"{address.rstrip('/')}/api/jobs/", timeout=TIMEOUT_S).ok
-    except requests.RequestException as error:
+        with urllib.request.urlopen(f"{address.rstrip('/')}/api/jobs/", timeout=TIMEOUT_S):
+            return True
+    except urllib.error.HTTPError as error:
+        error.close()
+        return False
+    except OSError as error:
         raise BackendError(f"Ray at {address}: does not answer ({type(error).__name__}); is it started?") from error
 
 

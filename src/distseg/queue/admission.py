@@ -19,6 +19,7 @@ from itertools import combinations, islice
 
 from distseg.queue.models import Attempt, Cluster, Job, Share, Snapshot
 from distseg.queue.placement import Free, Room, Shape, common, empty, most, place, without
+from distseg.queue.retry import is_due
 from distseg.queue.states import AttemptState
 
 NEVER = float("inf")
@@ -68,7 +69,7 @@ def plan(seen: Snapshot, cluster: Cluster) -> Plan:
         shape = Shape.of(job)
         if shape not in possible:
             possible[shape] = place(shape, whole) is not None
-        if job.not_before > seen.now:
+        if not is_due(job, seen.now):
             waits[job.id] = Wait.BACKOFF
         elif not possible[shape]:
             waits[job.id] = Wait.TOO_LARGE

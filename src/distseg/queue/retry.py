@@ -91,5 +91,10 @@ def loss_delay_s(losses: int) -> float:
     return _doubled(LOSS_DELAY_S, losses, LOSS_DELAY_MAX_S)
 
 
+def is_due(job: Job, now: float) -> bool:
+    """The next attempt may start. A wait longer than any was made before the clock was set back; it counts as over."""
+    return job.not_before <= now or job.not_before > now + max(FAILURE_DELAY_MAX_S, LOSS_DELAY_MAX_S)
+
+
 def _doubled(first_s: float, times: int, at_most_s: float) -> float:
     return float(min(first_s * 2 ** min(times - 1, 30), at_most_s))
