@@ -28,6 +28,8 @@ from distseg.queue.models import Attempt, Job
 from distseg.queue.retry import Outcome
 from distseg.queue.states import AttemptState
 
+STORE_S = 2.0
+"""How long one call to the store may take: the lease runs meanwhile."""
 POLL_S = 1.0
 """How soon a wish to stop is seen."""
 PATIENCE_S = 600.0
@@ -227,7 +229,7 @@ def main(words: list[str]) -> int:
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     try:
         home = Home.from_environment()
-        database = _patiently(lambda: Database(store_url(home, os.environ.get("DISTSEG_QUEUE_URL"))))
+        database = _patiently(lambda: Database(store_url(home, os.environ.get("DISTSEG_QUEUE_URL")), STORE_S))
         return Runner(Lease(database, words[0], int(words[1])), home, guard).run()
     except DistsegError as error:
         print(f"attempt: {error}", file=sys.stderr)

@@ -229,9 +229,10 @@ class Queue:
             return self._find(connection, job.id)
 
     def _turn(self, connection: Connection, now: float, job: Job, state: JobState, reason: str) -> None:
+        kept = None if state is JobState.QUEUED else reason
         connection.execute(
             text("UPDATE jobs SET state = :state, reason = :reason WHERE id = :id"),
-            {"state": state, "reason": reason, "id": job.id},
+            {"state": state, "reason": kept, "id": job.id},
         )
         rows.journal(connection, now, state, reason, job.id)
 

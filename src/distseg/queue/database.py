@@ -21,8 +21,7 @@ from distseg.errors import QueueError, StoreError
 from distseg.home import Home
 from distseg.queue.schema import steps
 
-BUSY_S = 15
-"""How long a writer waits for another one before it gives up."""
+PATIENCE_S = 15.0
 _CLOCK = {
     "sqlite": "(julianday('now') - 2440587.5) * 86400.0",
     "postgresql": "CAST(extract(epoch FROM clock_timestamp()) AS DOUBLE PRECISION)",
@@ -33,15 +32,23 @@ _MIGRATION_LOCK = 7_364_181  # any number of our own: PostgreSQL's advisory lock
 class Database:
     """One store. Every method raises StoreError, in one line, when the store does not answer or accept."""
 
-    def __init__(self, url: URL) -> None:
-        """Connects, and brings the tables up to this program's version; see ``store_url`` for the address."""
+    def __init__(self, url: URL, patience_s: float = PATIENCE_S) -> None:
+        """Connects, and brings the tables up to this program's version; see ``store_url`` for the address.
+
+        ``patience_s``: how long to wait for a connection, and for another program that holds what is needed.
+        """
         self.url = url
         self.dialect = url.get_backend_name()
         self._now = text(f"SELECT {_CLOCK[self.dialect]}")
-        options: dict[str, Any] = {"connect_args": {"timeout": BUSY_S}}
+        options: dict[str, Any] = {"connect_args": {"timeout": patience_s}}
         if self.dialect == "postgresql":
+            limits = {
+                "connect_timeout": max(2, round(patience_s)),
+                "tcp_user_timeout": round(patience_s * 1000),  # a server that was cut off
+                "options": f"-c lock_timeout={round(patience_s * 1000)}",
+            }
             # pre_ping: a server that was restarted is connected to anew
-            options = {"pool_pre_ping": True, "connect_args": {"connect_timeout": BUSY_S}}
+            options = {"pool_pre_ping": True, "connect_args": limits}
         try:
             self._engine = sqlalchemy.create_engine(url, **options)
         except ModuleNotFoundError as error:
@@ -127,7 +134,7 @@ class Database:
 def _prepare_sqlite(connection: Any, _: Any) -> None:
     connection.isolation_level = None  # transactions are begun below, not by Python's own guess
     cursor = connection.cursor()
-    deadline = time.monotonic() + BUSY_S
+    deadline = time.monotonic() + PATIENCE_S
     while cursor.execute("PRAGMA journal_mode").fetchone() != ("wal",):  # only ever on a new file
         try:
             cursor.execute("PRAGMA journal_mode = WAL")
