@@ -43,7 +43,7 @@ from PIL import Image
 from distseg.config import ModelConfig
 from distseg.data.processes import keep_memory
 from distseg.data.synthetic.carvana import write_carvana
-from distseg.export.torchscript import save, to_torchscript
+from distseg.export.torchscript import load, save, to_torchscript
 from distseg.models.build import build_model
 from distseg.predict.decode import Decoders
 from distseg.predict.images import list_images, read_image
@@ -178,8 +178,8 @@ def compare(name: str, images: Sequence[Path], work: Path, rounds: int, decoders
     }
     for run in contenders.values():
         run()  # the first calls of TorchScript compile
-    rates = {key: [rate(run) for _ in range(1)] for key, run in contenders.items()}
-    for _ in range(rounds - 1):
+    rates: dict[str, list[float]] = {key: [] for key in contenders}
+    for _ in range(rounds):
         for key, run in contenders.items():
             rates[key].append(rate(run))
     for key, values in rates.items():
@@ -197,16 +197,16 @@ def compare(name: str, images: Sequence[Path], work: Path, rounds: int, decoders
     return statistics.median(rates["submission"])
 
 
-def runtimes(name: str, images: Sequence[Path], rounds: int) -> None:
+def runtimes(name: str, images: Sequence[Path], work: Path, rounds: int) -> None:
     """Milliseconds of one full-size image in each runtime that is there."""
     predictor = build(name)
     pixels = torch.from_numpy(read_image(images[0]))[None].permute(0, 3, 1, 2)
-    script = to_torchscript(predictor)
+    script = load(work / f"{name}.ts").module
     runs: dict[str, Callable[[], Any]] = {"eager": lambda: predictor(pixels), "torchscript": lambda: script(pixels)}
     if importlib.util.find_spec("onnxruntime") and importlib.util.find_spec("onnxscript"):
         runs["onnxruntime"] = onnx_run(predictor, pixels)
     if torch.cuda.is_available():
-        on_gpu, gpu_pixels = torch.jit.freeze(torch.jit.script(script.to("cuda"))), pixels.cuda()
+        on_gpu, gpu_pixels = load(work / f"{name}.ts", "cuda").module, pixels.cuda()
 
         def bf16() -> None:
             with torch.autocast("cuda", torch.bfloat16):
@@ -305,7 +305,7 @@ def main() -> None:
         images = list_images(work / "raw/train")[: options.images]
         for name in options.networks.split(","):
             estimates(name, compare(name, images, work, options.rounds, decoders))
-            runtimes(name, images, options.rounds)
+            runtimes(name, images, work, options.rounds)
         if options.memory_images:
             memory([int(count) for count in options.memory_images.split(",")], work)
 
