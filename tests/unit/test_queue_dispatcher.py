@@ -274,14 +274,17 @@ def test_an_attempt_that_never_begins_is_lost_in_time(world: World) -> None:
         world.begin(f"{job.id}-1")
 
 
-def test_an_attempt_that_cannot_begin_has_failed(world: World) -> None:
-    job = world.submit(retries=1)
-    world.step()
-    world.backend.known[f"{job.id}-1"] = Report(Status.ENDED, "no such environment")
-    world.step()
-    assert world.ends(job) == ["FAILED"]
-    assert world.queue.job(job.id).reason == (
-        "could not be started: its process has ended: no such environment; retry 1 of 1"
+def test_an_attempt_that_can_never_begin_fails_after_a_few_tries(world: World) -> None:
+    job = world.submit()
+    for number in range(1, 5):
+        world.step(times=12)
+        world.backend.known[f"{job.id}-{number}"] = Report(Status.ENDED, "no such environment")
+        world.step()
+    assert world.ends(job) == ["LOST", "LOST", "LOST", "FAILED"]
+    found = world.queue.job(job.id)
+    assert (found.state, found.reason) == (
+        JobState.FAILED,
+        "could not be started: its process has ended: no such environment",
     )
 
 

@@ -3,11 +3,12 @@
 from pathlib import Path
 
 import pytest
-from queue_conformance import StoreConformance, sqlite_url
+from queue_conformance import SUCCEEDED, Stage, StoreConformance, sqlite_url
 
 from distseg.errors import QueueError, StoreError
 from distseg.home import Home
 from distseg.queue.database import Database, leave_url, store_url
+from distseg.queue.states import JobState
 
 
 class TestSQLite(StoreConformance):
@@ -35,6 +36,22 @@ def test_an_unusable_address_is_refused_without_showing_a_password(home: Home, a
     with pytest.raises(QueueError, match="DISTSEG_QUEUE_URL") as error:
         store_url(home, address)
     assert ("secret" in str(error.value)) == address.startswith("sqlite")
+
+
+def test_a_full_disk_leaves_nothing_half_written(home: Home, tmp_path: Path) -> None:
+    stage = Stage(home, sqlite_url(tmp_path))
+    kept = stage.submit("kept")
+    stage.execute("SELECT 1")
+    (pages,) = stage.execute("PRAGMA page_count")[0]
+    stage.execute(f"PRAGMA max_page_count = {pages}")  # of the one connection that there is
+    with pytest.raises(StoreError, match=r"full \(make room on its disk\)"):
+        list(map(stage.submit, ["x" * 80] * 1000))
+    found = stage.queue.jobs()
+    assert len(stage.execute("SELECT DISTINCT job_id FROM events WHERE job_id IS NOT NULL")) == len(found)
+    stage.execute("PRAGMA max_page_count = 1000000")
+    stage.run(kept).finish(SUCCEEDED)
+    assert stage.state(kept) is JobState.SUCCEEDED
+    stage.database.close()
 
 
 def test_a_store_that_cannot_be_opened_is_one_line(tmp_path: Path) -> None:

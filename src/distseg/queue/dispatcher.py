@@ -25,6 +25,8 @@ from distseg.queue.retry import Outcome
 from distseg.queue.states import AttemptState
 
 _CLOCK_SLACK_S = 1.0
+_STARTS = 3
+"""How often an attempt may end before its command begins, at no charge."""
 _IDLE_WORK_S = 5.0
 _IDLE_CLUSTER_S = 30.0
 
@@ -240,8 +242,9 @@ class Dispatcher:
                 self._tell(f"{name} ({job.name}): told to stop: {why}")
         elif report is None:
             self._lose(job, attempt, why)
-        else:
-            outcome = Outcome(AttemptState.FAILED, f"could not be started: {why}")
+        else:  # the driver was killed before it began, or it can never begin: a few tries tell
+            end = AttemptState.LOST if job.losses < _STARTS else AttemptState.FAILED
+            outcome = Outcome(end, f"could not be started: {why}")
             if self.ledger.give_up(self._leading(), attempt, outcome):
                 self._tell(f"{name} ({job.name}): {outcome.reason}")
 
