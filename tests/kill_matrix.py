@@ -445,8 +445,10 @@ def page(rows: Sequence[Row]) -> str:
     """``cluster/RECOVERY.md``."""
     from importlib.metadata import version
 
+    from distseg.queue.models import Timing
+
     found = {(row.victim, row.step): row for row in rows}
-    times = timing()
+    times, usual = timing(), Timing()
     lines = [
         "# What a kill does to a job",
         "",
@@ -454,10 +456,11 @@ def page(rows: Sequence[Row]) -> str:
         "the store in SQLite. Every cell was checked: the job succeeded and its last checkpoint is whole; its command",
         "never ran twice at once; what an earlier attempt still tried to write was refused; no lease was left behind.",
         "",
-        "A cell shows how the attempts ended, and the seconds from the kill to the job's success. In them are: the",
-        f"lease of an attempt ({times.lease_s:g} s here, 30 s in `distseg jobs serve`), the grace after it",
-        f"({times.grace_s:g} s, else 10 s), the lease of leadership ({times.leadership_s:g} s, else 10 s), 5 s before",
-        "the attempt after a lost one, and the time in which Ray notices and nodes start again.",
+        "A cell shows how the attempts ended, and the seconds from the kill to the job's success. In them are: an",
+        f"attempt's lease ({times.lease_s:g} s here, {usual.lease_s:g} s in `distseg jobs serve`), the grace after it",
+        f"({times.grace_s:g} s, else {usual.grace_s:g} s), the lease of leadership ({times.leadership_s:g} s, else",
+        f"{usual.leadership_s:g} s), 5 s before the attempt after a lost one, and the time in which Ray notices and",
+        "nodes start again.",
         "",
         f"| killed | {' | '.join(STEPS)} |",
         f"|---|{'---|' * len(STEPS)}",

@@ -220,12 +220,13 @@ def test_one_that_was_given_up_stops_and_changes_nothing(bench: Bench) -> None:
 
 
 def test_a_stale_or_foreign_attempt_runs_nothing(bench: Bench, tmp_path: Path) -> None:
-    marker = tmp_path / "ran"
-    job, process = bench.launch("sh", "-c", f"echo once >> {marker}; sleep 1")
+    marker, go = tmp_path / "ran", tmp_path / "go"
+    job, process = bench.launch("sh", "-c", f"echo once >> {marker}; while [ ! -e {go} ]; do sleep 0.1; done")
     until(marker.exists)
     second = bench.start_process(job.id, 1)
     assert "was started before" in bench.finish(second)
     assert "of no job in this store" in bench.finish(bench.start_process("j00000000", 1))
+    go.touch()
     bench.finish(process)
     assert "not live" in bench.finish(bench.start_process(job.id, 1))
     assert marker.read_text() == "once\n"

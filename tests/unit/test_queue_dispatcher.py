@@ -214,7 +214,7 @@ def test_an_attempt_unknown_to_a_new_cluster_is_told_to_stop_then_lost(world: Wo
     assert lease.wanted() == (None, None)  # asked once more
     world.step()
     assert lease.wanted() == (AttemptState.LOST, "the cluster does not know it")
-    world.step(times=12)  # 30 s: the lease is over, the grace is not
+    world.step(times=24)  # 60 s: the lease is over, the grace is not
     assert world.state(job) is JobState.RUNNING
     world.step(times=5)
     assert world.ends(job)[0] == "LOST"
@@ -227,11 +227,11 @@ def test_an_attempt_unknown_to_a_new_cluster_is_told_to_stop_then_lost(world: Wo
 def test_an_attempt_whose_process_has_ended_without_a_word_is_lost_after_its_lease(world: World) -> None:
     job, _ = world.run()
     world.backend.known[f"{job.id}-1"] = Report(Status.ENDED, "killed")
-    world.step(times=10)
+    world.step(times=24)
     assert world.state(job) is JobState.RUNNING
-    world.step(times=7)
+    world.step(times=5)
     assert world.queue.attempts(job.id)[0].reason == (
-        "its process has ended: killed; its lease was not renewed for 40 s"
+        "its process has ended: killed; its lease was not renewed for 70 s"
     )
     assert world.backend.stopped == [f"{job.id}-1"]
 
@@ -260,7 +260,7 @@ def test_an_attempt_is_lost_even_if_the_clock_was_set_back(world: World) -> None
     job, _ = world.run()
     world.step()
     world.database.wall -= 3600
-    world.step(times=17)
+    world.step(times=29)
     assert world.ends(job)[0] == "LOST"
 
 

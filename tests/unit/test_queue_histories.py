@@ -23,10 +23,11 @@ from distseg.queue import rows
 from distseg.queue.backend import Report, Status
 from distseg.queue.dispatcher import Dispatcher
 from distseg.queue.lease import Lease
-from distseg.queue.models import Job, Node, Policy
+from distseg.queue.models import Job, Node, Policy, Timing
 from distseg.queue.retry import Outcome
 from distseg.queue.states import ACTIVE, AttemptState, JobState
 
+LEASE_S = Timing().lease_s
 MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 NODES = (Node("a", 4, 2), Node("b", 2, 1))
 ENDS = [("SUCCEEDED", 0), ("FAILED", 1), ("FAILED", 2)]
@@ -166,7 +167,7 @@ class Histories(RuleBasedStateMachine):
 
     # time
 
-    @rule(seconds=st.sampled_from([3.0, 12.0, 31.0, 45.0, 900.0]))
+    @rule(seconds=st.sampled_from([3.0, 12.0, 61.0, 75.0, 900.0]))
     def time_passes(self, seconds: float) -> None:
         self._advance(seconds)
 
@@ -252,7 +253,7 @@ class Histories(RuleBasedStateMachine):
             self.world.backend.known[name] = Report(Status.ENDED, "refused")
             return
         self.started[name] += 1
-        self.processes[name] = Process(lease, self.world.monotonic + 30.0)
+        self.processes[name] = Process(lease, self.world.monotonic + LEASE_S)
 
     def _finish(self, name: str, outcome: Outcome) -> None:
         process = self.processes[name]
@@ -282,7 +283,7 @@ class Histories(RuleBasedStateMachine):
                 elif not process.frozen:
                     try:
                         stop, reason = process.lease.renew()
-                        process.until = self.world.monotonic + 30.0
+                        process.until = self.world.monotonic + LEASE_S
                         if stop is not None:
                             self._finish(name, Outcome(stop, reason or "", -15))
                     except FencedError:

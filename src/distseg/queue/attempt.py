@@ -132,9 +132,9 @@ class Runner:
             except FencedError as error:
                 self._ask(process.pid, AttemptState.LOST, str(error), 0.0)
             except StoreError as error:
-                left = deadline - every - now  # the guard, at the deadline, would kill this process too
-                if left <= attempt.grace_s:
-                    self._ask(process.pid, AttemptState.LOST, f"no lease: {error}", left)
+                # one more call may stand still for STORE_S; at the deadline the guard would kill this process too
+                if deadline - time.monotonic() <= attempt.grace_s + STORE_S + every:
+                    self._ask(process.pid, AttemptState.LOST, f"no lease: {error}", attempt.grace_s)
             if self.stop is not None and time.monotonic() >= self.stop.kill_at:
                 _signal(process.pid, signal.SIGKILL)
         _signal(process.pid, signal.SIGKILL)  # what the command left behind; the group's number is still its own

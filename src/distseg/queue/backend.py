@@ -51,7 +51,7 @@ class Backend(Protocol):
         """Hands an attempt over; nothing happens when its id is known. ClusterError when it can never be run."""
 
     def reports(self) -> dict[str, Report]:
-        """All submissions that the cluster knows of."""
+        """All submissions that the cluster knows of; asked for only while some are under way."""
 
     def stop(self, submission_id: str) -> None:
         """Ends a submission if it can; one that is unknown or over is none of its business."""

@@ -81,8 +81,10 @@ class Dispatcher:
             if self._clock() - self._looked >= (_IDLE_CLUSTER_S if self._idle else self.timing.poll_cluster_s):
                 self._look()
             pause = _IDLE_WORK_S if self._idle else self.timing.work_s
-            if self.ledger.last_event() != self._last_event or self._clock() - self._worked >= pause:
-                if self._idle:
+            happened = self.ledger.last_event() != self._last_event
+            if happened or self._clock() - self._worked >= pause:
+                if happened and self._idle:
+                    self._idle = False
                     self._look()  # what was seen of the cluster may be old
                 self._work()
         except FencedError as error:
@@ -140,7 +142,8 @@ class Dispatcher:
         try:
             nodes = self.backend.nodes()
             self._keep()
-            self._reports = self.backend.reports()
+            # Ray lists every job that it ever ran: it is not asked while there is nothing to look after
+            self._reports = {} if self._idle else self.backend.reports()
         except BackendError as error:
             self._reports = None
             self._worry(str(error))

@@ -229,8 +229,8 @@ class Snapshot:
 class Timing:
     """How long things may take, in seconds."""
 
-    lease_s: float = 30.0
-    """An attempt whose lease was not renewed for so long has lost it."""
+    lease_s: float = 60.0
+    """An attempt whose lease was not renewed for so long has lost it. Long enough for PostgreSQL to be restarted."""
     grace_s: float = 10.0
     """Between asking a command to stop and killing it; and between a lost lease and the next attempt."""
     start_s: float = 840.0
