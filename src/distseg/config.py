@@ -266,6 +266,8 @@ class AugmentConfig(Section):
 
     policy: str = "flip"
     """A policy of ``augment/policies.py``."""
+    device: Literal["cpu", "gpu"] = "cpu"
+    """Where warps are computed: in the loader's processes, or by the training worker on its device."""
     fill: Literal["mirror", "blank"] = "mirror"
     """Beyond the border: the picture mirrored, labels too; or grey that has the ignore label."""
     flip: FlipConfig = FlipConfig()
