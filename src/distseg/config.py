@@ -235,7 +235,7 @@ class AdaptiveConfig(Section):
     """The level rises while the error is below (``gap``: while 1 - training / validation error is above)."""
     dead_band: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """The level rests while the signal is nearer to the target than this part of the target."""
-    speed: Annotated[float, Field(gt=0)] = 0.25
+    speed: Annotated[float, Field(gt=0)] = 1.0
     """How far the level moves per thousand images seen."""
     start: Fraction = 0.0
     """Level of a run's first windows."""
