@@ -75,31 +75,6 @@ def build(name: str) -> Predictor:
     ).eval()
 
 
-def manifest() -> ExportManifest:
-    return ExportManifest(
-        task="binary",
-        classes=("background", "car"),
-        input_size=None,
-        resolution=None,
-        mean=(0.0, 0.0, 0.0),
-        std=(1.0, 1.0, 1.0),
-        divisor=32,
-        metric="dice_mean_per_image",
-        metrics={},
-        samples=0,
-        trial="benchmark",
-        study=None,
-        overrides={},
-        config={},
-        data_digest="",
-        split_digest="",
-        checkpoint_sha256="",
-        parity=(),
-        versions={},
-        created_at="",
-    )
-
-
 class PlainScript:
     """One image after the other, as in the predict.py of many U-Net repositories."""
 
@@ -169,7 +144,7 @@ def compare(name: str, images: Sequence[Path], work: Path, rounds: int, decoders
     """Prints a network's rates and ratios; the submission's images a second."""
     predictor = build(name)
     path = work / f"{name}.ts"
-    save(to_torchscript(predictor), manifest(), path)
+    save(to_torchscript(predictor), ExportManifest.bare(("background", "car")), path)
     segmenter = Segmenter.open(Recipe(models=(path,)))
     contenders = {
         "model_alone": ModelAlone(segmenter, images),
@@ -235,7 +210,9 @@ def onnx_run(predictor: Predictor, pixels: torch.Tensor) -> Callable[[], Any]:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(
-        onnx_bytes(to_program(predictor), predictor, manifest()), options, providers=["CPUExecutionProvider"]
+        onnx_bytes(to_program(predictor), predictor, ExportManifest.bare(("background", "car"))),
+        options,
+        providers=["CPUExecutionProvider"],
     )
     given = {session.get_inputs()[0].name: np.ascontiguousarray(pixels.numpy())}
     return lambda: session.run(None, given)
