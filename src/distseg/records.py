@@ -303,19 +303,6 @@ class ExportManifest(Value):
     versions: dict[str, str]
     created_at: str
 
-
-@contextmanager
-def _held(folder: Path) -> Iterator[None]:
-    """Keeps other writers of a folder's record waiting, where the file system can lock a folder (NFS cannot)."""
-    folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        with suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
     @classmethod
     def bare(cls, classes: tuple[str, ...]) -> "ExportManifest":
         """Of a file of which nothing else is known: no training, no measurement, no check."""
@@ -341,6 +328,19 @@ def _held(folder: Path) -> Iterator[None]:
             versions={},
             created_at="",
         )
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Keeps other writers of a folder's record waiting, where the file system can lock a folder (NFS cannot)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def now() -> str:
