@@ -49,8 +49,10 @@ Pixels = npt.NDArray[np.uint8]
 TARGETS = {"bare": 0.8, "webdataset": 1.8, "folder": 5.0}
 
 
-def no_augmentation(image: Pixels, mask: Pixels, epoch: int, key: str) -> tuple[Pixels, Pixels]:
-    return image, mask
+def no_augmentation(
+    image: Pixels, masks: tuple[Pixels, ...], epoch: int, key: str, level: float
+) -> tuple[Pixels, tuple[Pixels, ...]]:
+    return image, masks
 
 
 class Ours:

@@ -129,9 +129,198 @@ class ScheduleConfig(Section):
     """Rate at the last step, as a part of the peak."""
 
 
+Fraction = Annotated[float, Field(ge=0, le=1)]
+"""A probability, or a part of a whole."""
+NonNegative = Annotated[float, Field(ge=0)]
+
+
+class FlipConfig(Section):
+    p: Fraction = 0.5
+
+
+class CropConfig(Section):
+    """A random part of the picture, enlarged to the whole size."""
+
+    p: Fraction = 1.0
+    """In policy ``crop``; ``all`` has its own."""
+    area_min: Annotated[float, Field(gt=0, le=1)] = 0.6
+    """Smallest part of the picture's area that is kept; its sides' ratio changes by up to a quarter."""
+
+
+class PerspectiveConfig(Section):
+    p: Fraction = 1.0
+    """In policy ``perspective``; ``all`` has its own."""
+    reach: Annotated[float, Field(gt=0, le=0.3)] = 0.08
+    """Standard deviation of the corners' shifts at most, as a part of the sides; a quarter of it at least."""
+
+
+class JitterConfig(Section):
+    """Colours, each factor drawn from 1 - x to 1 + x; hue is turned by up to x of the circle."""
+
+    p: Fraction = 1.0
+    """In policy ``jitter``; ``all`` has its own."""
+    brightness: Fraction = 0.2
+    contrast: Fraction = 0.2
+    saturation: Fraction = 0.2
+    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.03
+
+
+class AllConfig(Section):
+    """Probabilities in policy ``all``; magnitudes are those of the four single policies."""
+
+    flip_p: Fraction = 0.5
+    crop_p: Fraction = 0.5
+    perspective_p: Fraction = 0.5
+    jitter_p: Fraction = 0.5
+
+
+class FlipsRotateConfig(Section):
+    horizontal_p: Fraction = 0.5
+    vertical_p: Fraction = 0.5
+    rotate_p: Fraction = 0.5
+    degrees: Annotated[float, Field(ge=0, le=180)] = 35.0
+
+
+class NineConfig(Section):
+    """Policy ``nine``; lengths are parts of the picture's smaller side."""
+
+    horizontal_p: Fraction = 0.5
+    vertical_p: Fraction = 0.5
+    rotate90_p: Fraction = 0.5
+    """Turns by 90, 180 or 270 degrees; where the picture is not square, by 180."""
+    shift_scale_rotate_p: Fraction = 0.5
+    shift: Fraction = 0.0625
+    scale: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    degrees: Annotated[float, Field(ge=0, le=180)] = 45.0
+    elastic_p: Fraction = 0.2
+    elastic_shift: Annotated[float, Field(ge=0, le=0.2)] = 0.015
+    """Root mean square of the elastic displacement."""
+    elastic_smoothness: Annotated[float, Field(ge=0.02, le=0.5)] = 0.08
+    """Standard deviation of the Gaussian that smooths the displacement."""
+    blur_p: Fraction = 0.2
+    blur_sigma: NonNegative = 1.5
+    """Pixels, at most."""
+    noise_p: Fraction = 0.2
+    noise_std: Fraction = 0.1
+    """Of the range of values, at most."""
+    optical_p: Fraction = 0.2
+    optical_limit: Fraction = 0.3
+    """Radial distortion, barrel or pincushion, at most."""
+    grid_p: Fraction = 0.2
+    grid_limit: Annotated[float, Field(ge=0, lt=1)] = 0.3
+    """Change of the cells' sides, at most."""
+
+
+class QualityConfig(Section):
+    """Policy ``quality``: the faults of cameras and files."""
+
+    compression_p: Fraction = 0.5
+    jpeg_quality_min: Annotated[int, Field(ge=1, le=100)] = 30
+    horizontal_p: Fraction = 0.5
+    vertical_p: Fraction = 0.5
+    soften_p: Fraction = 0.5
+    """Either shrunk and enlarged again or blurred, by even chance."""
+    downscale_min: Annotated[float, Field(gt=0, lt=1)] = 0.4
+    blur_sigma: NonNegative = 1.5
+    """Pixels, at most."""
+
+
+class TrivialConfig(Section):
+    strength_max: Fraction = 1.0
+    """Strengths are drawn evenly from 0 to this; 1 is an operation at its fullest (``augment/operations.py``)."""
+
+
+class RandAugmentConfig(Section):
+    n: PositiveInt = 2
+    """Operations per sample, drawn with replacement."""
+    m: Annotated[float, Field(ge=0, le=10)] = 5.0
+    """Strength of each, in tenths of its fullest."""
+
+
+class AdaptiveConfig(Section):
+    """The controller of ``augment/adaptive.py`` (its rule stands there), and what a level does to a sample."""
+
+    signal: Literal["error", "gap"] = "error"
+    """What is held at ``target``: the training error, or its gap to the validation error."""
+    error: Literal["loss_ratio", "soft_dice"] = "loss_ratio"
+    """Training loss over that of the run's first window, or 1 - soft Dice."""
+    target: Annotated[float, Field(gt=0, lt=1)] = 0.25
+    """The level rises while the error is below (``gap``: while 1 - training / validation error is above)."""
+    dead_band: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    """The level rests while the signal is nearer to the target than this part of the target."""
+    speed: Annotated[float, Field(gt=0)] = 0.25
+    """How far the level moves per thousand images seen."""
+    start: Fraction = 0.0
+    """Level of a run's first windows."""
+    max: Fraction = 1.0
+    """Highest level."""
+    window_images: PositiveInt = 256
+    """Images over which the level is constant, in whole batches; nothing is decoded further ahead than this."""
+    half_life_images: NonNegative = 512
+    """Images after which a measured error has half its weight; 0: no smoothing."""
+    probability_max: Fraction = 1.0
+    """Part of the samples that are augmented at level 1; at level 0, none."""
+    stack_max: Annotated[int, Field(ge=1, le=8)] = 3
+    """Most operations on one sample at level 1; at level 0, one."""
+    strength_max: Fraction = 1.0
+    """Greatest strength of an operation at level 1; at level 0, none."""
+    weights: tuple[NonNegative, ...] | None = None
+    """Weights of ``augment.operations`` in the draw; None: they open in order as the level rises, drawn evenly."""
+
+    @model_validator(mode="after")
+    def _start_within(self) -> "AdaptiveConfig":
+        if self.start > self.max:
+            raise ValueError(f"start: got {self.start}, want at most max={self.max}")
+        return self
+
+
 class AugmentConfig(Section):
+    """Which policy, and the numbers of each; those of other policies than the chosen one are not read."""
+
     policy: str = "flip"
     """A policy of ``augment/policies.py``."""
+    fill: Literal["mirror", "blank"] = "mirror"
+    """Beyond the border: the picture mirrored, labels too; or grey that has the ignore label."""
+    flip: FlipConfig = FlipConfig()
+    crop: CropConfig = CropConfig()
+    perspective: PerspectiveConfig = PerspectiveConfig()
+    jitter: JitterConfig = JitterConfig()
+    all: AllConfig = AllConfig()
+    flips_rotate: FlipsRotateConfig = FlipsRotateConfig()
+    nine: NineConfig = NineConfig()
+    quality: QualityConfig = QualityConfig()
+    operations: tuple[str, ...] = (
+        "flip",
+        "brightness",
+        "contrast",
+        "saturation",
+        "hue",
+        "shift",
+        "scale",
+        "rotate",
+        "blur",
+        "noise",
+        "shear",
+        "perspective",
+        "compression",
+        "elastic",
+        "grid",
+    )
+    """What ``trivial``, ``randaugment`` and ``adaptive`` draw from (``augment/operations.py``), gentle ones first."""
+    trivial: TrivialConfig = TrivialConfig()
+    randaugment: RandAugmentConfig = RandAugmentConfig()
+    adaptive: AdaptiveConfig = AdaptiveConfig()
+
+    @model_validator(mode="after")
+    def _weights_fit(self) -> "AugmentConfig":
+        weights = self.adaptive.weights
+        if not self.operations:
+            raise ValueError("operations: got none, want at least one")
+        if weights is not None and (len(weights) != len(self.operations) or not any(weights)):
+            raise ValueError(
+                f"adaptive.weights: got {len(weights)} for {len(self.operations)} operations, want one each, not all 0"
+            )
+        return self
 
 
 class TrainConfig(Section):

@@ -15,6 +15,7 @@ import torch
 
 from distseg.augment.keyed_random import KeyedAugment
 from distseg.augment.policies import Augmenter
+from distseg.config import AugmentConfig
 from distseg.data.layouts import read_corpus
 from distseg.data.manifest import ShardFolder
 from distseg.data.order import EpochPlan
@@ -28,8 +29,8 @@ from distseg.data.manifest import ShardFolder
 from distseg.data.order import EpochPlan
 from distseg.data.stream import TrainBatches, batch_loader, open_named_split
 
-def augment(image, mask, epoch, key):
-    return image, mask
+def augment(image, masks, epoch, key, level):
+    return image, masks
 
 if __name__ == "__main__":
     reader = open_named_split(ShardFolder.open(sys.argv[1]), "train")
@@ -72,7 +73,7 @@ STEPS = 6  # 12 samples in batches of 5, the last one filled up: 3 steps an epoc
 def training(root: Path, rank: int, ranks: int, workers: int, steps: Sequence[int]) -> list[Batch]:
     reader = open_named_split(ShardFolder.open(root), "train", window=2)
     plan = EpochPlan(reader.shard_sizes, 5, seed=3, window=2, tail="wrap")
-    augment = KeyedAugment(Augmenter("all", (64, 64)), seed=3)
+    augment = KeyedAugment(Augmenter(AugmentConfig(policy="all"), (64, 64)), seed=3)
     batches = TrainBatches(reader, plan, size=(64, 64), augment=augment, rank=rank, world_size=ranks)
     return list(batch_loader(batches, steps, workers=workers, prefetch=1, pin=False))
 

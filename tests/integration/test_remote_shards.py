@@ -23,6 +23,7 @@ import torch
 
 from distseg.augment.keyed_random import KeyedAugment
 from distseg.augment.policies import Augmenter
+from distseg.config import AugmentConfig
 from distseg.data.cache import ShardCache
 from distseg.data.layouts import read_corpus
 from distseg.data.manifest import Shard, ShardFolder
@@ -184,7 +185,7 @@ def training_batches(folder: ShardFolder, workers: int) -> list[tuple[tuple[str,
     """(keys, images, masks) of two epochs, augmented, then of the validation samples."""
     reader = open_split(folder, training=True, fold=None, window=2)
     plan = EpochPlan(reader.shard_sizes, 4, seed=1, window=2, tail="wrap")
-    augment = KeyedAugment(Augmenter("flip", SIZE), 1)
+    augment = KeyedAugment(Augmenter(AugmentConfig(policy="flip"), SIZE), 1)
     training = TrainBatches(reader, plan, size=SIZE, augment=augment, rank=0, world_size=1)
     validation = EvalBatches(open_split(folder, training=False, fold=None), batch=4, rank=0, world_size=1)
     found = []
@@ -244,7 +245,7 @@ def test_streaming_keeps_a_cache_that_holds_a_window_in_its_bounds(
     assert sum(tars) + sum(indexes) > cache.bytes_max
     reader = open_split(ShardFolder.open(server.url, cache), training=True, fold=None, window=2)
     plan = EpochPlan(reader.shard_sizes, 4, seed=1, window=2, tail="wrap")
-    augment = KeyedAugment(Augmenter("none", SIZE), 1)
+    augment = KeyedAugment(Augmenter(AugmentConfig(policy="none"), SIZE), 1)
     batches = TrainBatches(reader, plan, size=SIZE, augment=augment, rank=0, world_size=1)
     for step in range(3 * plan.steps):
         assert batches[step].bad == ()

@@ -254,7 +254,12 @@ def batches_of(root: Path, rank: int = 0, ranks: int = 1) -> TrainBatches:
     reader = open_named_split(ShardFolder.open(root), "train")
     plan = EpochPlan(reader.shard_sizes, 6, seed=1, window=2, tail="wrap")
     return TrainBatches(
-        reader, plan, size=SIZE, augment=lambda image, mask, epoch, key: (image, mask), rank=rank, world_size=ranks
+        reader,
+        plan,
+        size=SIZE,
+        augment=lambda image, masks, epoch, key, level: (image, masks),
+        rank=rank,
+        world_size=ranks,
     )
 
 

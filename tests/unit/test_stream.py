@@ -19,6 +19,7 @@ import torch
 
 from distseg.augment.keyed_random import KeyedAugment
 from distseg.augment.policies import Augmenter
+from distseg.config import AugmentConfig
 from distseg.data.codec import encode_mask
 from distseg.data.layouts import carvana
 from distseg.data.layouts.base import Corpus, Labels, RawSample
@@ -95,7 +96,7 @@ def plan_of(reader: ShardReader, **changes: object) -> EpochPlan:
 
 def training(root: Path, policy: str = "all", *, rank: int = 0, ranks: int = 1, **changes: object) -> TrainBatches:
     reader = open_split(ShardFolder.open(root), training=True, fold=None, window=2)
-    augment = KeyedAugment(Augmenter(policy, SIZE), seed=3)
+    augment = KeyedAugment(Augmenter(AugmentConfig(policy=policy), SIZE), seed=3)
     return TrainBatches(reader, plan_of(reader, **changes), size=SIZE, augment=augment, rank=rank, world_size=ranks)
 
 
@@ -209,7 +210,7 @@ def test_another_input_size_resizes_before_augmenting(shards: Path) -> None:
         reader,
         plan_of(reader),
         size=size,
-        augment=KeyedAugment(Augmenter("all", size), 0),
+        augment=KeyedAugment(Augmenter(AugmentConfig(policy="all"), size), 0),
         rank=0,
         world_size=1,
     )

@@ -1,75 +1,249 @@
-"""The named augmentation policies, each one visible list of transforms over image and mask together.
+"""The named augmentation policies, each one visible definition over image and masks together.
 
 Albumentations applies them (masks with nearest neighbour, so labels stay labels). Geometric fills repeat the mirrored
-border: a black wedge would teach the network where pictures were turned.
+border unless the config says otherwise: a black wedge would teach the network where pictures were turned.
+
+A policy is either a fixed list of transforms, each with its probability, or a rule that draws single operations at
+strengths:
+
+- ``trivial``: TrivialAugment (Mueller and Hutter 2021), one operation at a random strength;
+- ``randaugment``: RandAugment (Cubuk et al. 2020), ``n`` operations at strength ``m``;
+- ``adaptive``: at a level in [0, 1] that follows the training error (``augment/adaptive.py``): more often, more of
+  them, and stronger. At level 1 with ``stack_max=1`` it is ``trivial``.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any
+import math
+import random
+from collections.abc import Callable, Mapping, Sequence
 
 import albumentations as A
 import cv2
 import numpy as np
-import numpy.typing as npt
 
+from distseg.augment.canvas import Canvas
+from distseg.augment.elastic import Elastic
+from distseg.augment.keyed_random import Pixels, SeededRandom
+from distseg.augment.operations import OPERATIONS
+from distseg.config import AugmentConfig
 from distseg.errors import ConfigError
 
-Pixels = npt.NDArray[np.uint8]
-_MIRROR: dict[str, Any] = {"border_mode": cv2.BORDER_REFLECT_101}
+Drawn = Sequence[tuple[str, float]]
+"""Operations and their strengths in [0, 1], in the order of application."""
+Rule = Callable[[AugmentConfig, random.Random, float], Drawn]
+"""(numbers, random numbers, level) -> what is done to one sample."""
+Fixed = Callable[[AugmentConfig, Canvas], Sequence[A.BasicTransform]]
+
+_BINS = 20  # strengths are rounded to so many parts: transforms are built once, 0.15 ms each
 
 
-def _flip() -> A.BasicTransform:
-    return A.HorizontalFlip(p=0.5)
+class _HalfTurn(A.RandomRotate90):  # type: ignore[misc]
+    """The quarter turns of a picture that is not square: by 180 degrees, so that its size stays."""
+
+    def get_params(self) -> dict[str, int]:
+        return {"factor": 2}
 
 
-def _perspective(p: float) -> A.BasicTransform:
-    return A.Perspective(scale=(0.02, 0.08), p=p, **_MIRROR)
+def _flip(p: float) -> A.BasicTransform:
+    return A.HorizontalFlip(p=p)
 
 
-def _jitter(p: float) -> A.BasicTransform:
-    return A.ColorJitter(brightness=(0.8, 1.2), contrast=(0.8, 1.2), saturation=(0.8, 1.2), hue=(-0.03, 0.03), p=p)
-
-
-def _crop(size: tuple[int, int], p: float) -> A.BasicTransform:
-    width, height = size
+def _crop(cfg: AugmentConfig, canvas: Canvas, p: float) -> A.BasicTransform:
     # the default, INTER_NEAREST, takes the label at a pixel's top left corner: half a pixel beside the image's
     exact = {"mask_interpolation": cv2.INTER_NEAREST_EXACT}
-    return A.RandomResizedCrop(size=(height, width), scale=(0.6, 1.0), ratio=(0.8, 1.25), p=p, **exact)
+    return A.RandomResizedCrop(size=canvas.size, scale=(cfg.crop.area_min, 1.0), ratio=(0.8, 1.25), p=p, **exact)
 
 
-POLICIES: dict[str, Callable[[tuple[int, int]], Sequence[A.BasicTransform]]] = {
-    "none": lambda size: [],
-    "flip": lambda size: [_flip()],
-    "crop": lambda size: [_crop(size, 1.0)],
-    "perspective": lambda size: [_perspective(1.0)],
-    "jitter": lambda size: [_jitter(1.0)],
-    "all": lambda size: [_flip(), _crop(size, 0.5), _perspective(0.5), _jitter(0.5)],
-    "flips_rotate": lambda size: [
-        A.HorizontalFlip(p=0.5),
-        A.VerticalFlip(p=0.5),
-        A.Rotate(limit=35, p=0.5, **_MIRROR),
-    ],
+def _perspective(cfg: AugmentConfig, canvas: Canvas, p: float) -> A.BasicTransform:
+    reach = cfg.perspective.reach
+    return A.Perspective(scale=(reach / 4, reach), p=p, **canvas.border)
+
+
+def _jitter(cfg: AugmentConfig, p: float) -> A.BasicTransform:
+    jitter = cfg.jitter
+    factors = {name: (1 - x, 1 + x) for name, x in jitter if name in ("brightness", "contrast", "saturation")}
+    return A.ColorJitter(**factors, hue=(-jitter.hue, jitter.hue), p=p)
+
+
+def _all(cfg: AugmentConfig, canvas: Canvas) -> Sequence[A.BasicTransform]:
+    return [
+        _flip(cfg.all.flip_p),
+        _crop(cfg, canvas, cfg.all.crop_p),
+        _perspective(cfg, canvas, cfg.all.perspective_p),
+        _jitter(cfg, cfg.all.jitter_p),
+    ]
+
+
+def _flips_rotate(cfg: AugmentConfig, canvas: Canvas) -> Sequence[A.BasicTransform]:
+    part = cfg.flips_rotate
+    return [
+        A.HorizontalFlip(p=part.horizontal_p),
+        A.VerticalFlip(p=part.vertical_p),
+        A.Rotate(limit=(-part.degrees, part.degrees), p=part.rotate_p, **canvas.border),
+    ]
+
+
+def _nine(cfg: AugmentConfig, canvas: Canvas) -> Sequence[A.BasicTransform]:
+    part, border = cfg.nine, canvas.border
+    turn = A.RandomRotate90 if canvas.width == canvas.height else _HalfTurn
+    return [
+        A.HorizontalFlip(p=part.horizontal_p),
+        A.VerticalFlip(p=part.vertical_p),
+        turn(p=part.rotate90_p),
+        A.Affine(  # ShiftScaleRotate is deprecated in its favour
+            translate_percent={"x": (-part.shift, part.shift), "y": (-part.shift, part.shift)},
+            scale=(1 - part.scale, 1 + part.scale),
+            rotate=(-part.degrees, part.degrees),
+            balanced_scale=True,
+            p=part.shift_scale_rotate_p,
+            **border,
+        ),
+        Elastic(
+            shift=part.elastic_shift * canvas.side,
+            smoothness=max(1.0, part.elastic_smoothness * canvas.side),
+            p=part.elastic_p,
+            **border,
+        ),
+        A.GaussianBlur(sigma_limit=(min(0.1, part.blur_sigma), part.blur_sigma), blur_limit=0, p=part.blur_p),
+        A.GaussNoise(std_range=(0, part.noise_std), p=part.noise_p),
+        A.OpticalDistortion(distort_limit=(-part.optical_limit, part.optical_limit), p=part.optical_p, **border),
+        A.GridDistortion(num_steps=5, distort_limit=(-part.grid_limit, part.grid_limit), p=part.grid_p, **border),
+    ]
+
+
+def _quality(cfg: AugmentConfig, canvas: Canvas) -> Sequence[A.BasicTransform]:
+    part = cfg.quality
+    ways = {"downscale": cv2.INTER_AREA, "upscale": cv2.INTER_LINEAR}
+    return [
+        A.ImageCompression(quality_range=(part.jpeg_quality_min, 100), p=part.compression_p),
+        A.HorizontalFlip(p=part.horizontal_p),
+        A.VerticalFlip(p=part.vertical_p),
+        A.OneOf(
+            [
+                A.Downscale(scale_range=(part.downscale_min, 0.99), interpolation_pair=ways, p=1),
+                A.GaussianBlur(sigma_limit=(min(0.1, part.blur_sigma), part.blur_sigma), blur_limit=0, p=1),
+            ],
+            p=part.soften_p,
+        ),
+    ]
+
+
+def draw_trivial(cfg: AugmentConfig, chance: random.Random, level: float) -> Drawn:
+    """One operation at a strength drawn evenly."""
+    return [(chance.choice(cfg.operations), chance.random() * cfg.trivial.strength_max)]
+
+
+def draw_randaugment(cfg: AugmentConfig, chance: random.Random, level: float) -> Drawn:
+    """``n`` operations, each at strength ``m``."""
+    return [(name, cfg.randaugment.m / 10) for name in chance.choices(cfg.operations, k=cfg.randaugment.n)]
+
+
+def draw_adaptive(cfg: AugmentConfig, chance: random.Random, level: float) -> Drawn:
+    """With L the level in [0, 1] and k = ``stack_max``:
+
+    - a sample is augmented with probability L * ``probability_max``;
+    - if so, by 1 + floor(u * (1 + L * (k - 1))) different operations, u drawn evenly from [0, 1);
+    - each at a strength drawn evenly from [0, L * ``strength_max``];
+    - drawn from the first ceil(L * n) of the n operations in their order or, with ``weights``, from all by weight.
+    """
+    part = cfg.adaptive
+    if chance.random() >= level * part.probability_max:
+        return []
+    count = 1 + int(chance.random() * (1 + level * (part.stack_max - 1)))
+    if part.weights is None:
+        names = chance.sample(cfg.operations, len(cfg.operations))
+        open_ones = set(cfg.operations[: max(1, math.ceil(level * len(cfg.operations)))])
+        names = [name for name in names if name in open_ones]
+    else:  # without replacement (Efraimidis and Spirakis 2006): the largest of u ** (1 / weight)
+        rank = {
+            name: chance.random() ** (1 / weight)
+            for name, weight in zip(cfg.operations, part.weights, strict=True)
+            if weight
+        }
+        names = sorted(rank, key=lambda name: -rank[name])
+    return [(name, chance.random() * level * part.strength_max) for name in names[:count]]
+
+
+FIXED: Mapping[str, Fixed] = {
+    "none": lambda cfg, canvas: [],
+    "flip": lambda cfg, canvas: [_flip(cfg.flip.p)],
+    "crop": lambda cfg, canvas: [_crop(cfg, canvas, cfg.crop.p)],
+    "perspective": lambda cfg, canvas: [_perspective(cfg, canvas, cfg.perspective.p)],
+    "jitter": lambda cfg, canvas: [_jitter(cfg, cfg.jitter.p)],
+    "all": _all,
+    "flips_rotate": _flips_rotate,
+    "nine": _nine,
+    "quality": _quality,
 }
-"""Policy name -> transforms for images of (width, height) pixels."""
+RULES: Mapping[str, Rule] = {
+    "trivial": draw_trivial,
+    "randaugment": draw_randaugment,
+    "adaptive": draw_adaptive,
+}
+POLICIES: Mapping[str, Fixed | Rule] = {**FIXED, **RULES}
+"""All policies, by name."""
 
 
 class Augmenter:
     """One policy at one image size.
 
-    The result is a function of (image, mask, seed) alone: the library's generator is set anew before each sample.
+    The result is a function of (image, masks, seed, level) alone: random numbers start anew at each sample.
     """
 
-    def __init__(self, policy: str, size: tuple[int, int]) -> None:
-        """``size``: (width, height) in pixels. ConfigError on an unknown policy."""
-        if policy not in POLICIES:
-            raise ConfigError(f"augment.policy: got '{policy}', want one of {', '.join(POLICIES)}")
-        transforms = POLICIES[policy](size)
-        self._compose = A.Compose(list(transforms), strict=True) if transforms else None
+    def __init__(self, cfg: AugmentConfig, size: tuple[int, int], blank_label: int | None = None) -> None:
+        """``size``: (width, height) in pixels; ``blank_label``: of masks beyond the border, where ``fill`` is blank.
 
-    def __call__(self, image: Pixels, mask: Pixels, seed: int) -> tuple[Pixels, Pixels]:
-        """Image (H, W, 3) uint8 RGB and label map (H, W) uint8, both augmented alike; sizes stay."""
-        if self._compose is None:
-            return image, mask
-        self._compose.set_random_seed(seed)
-        done = self._compose(image=image, mask=mask)
-        return done["image"], done["mask"]
+        ConfigError on an unknown policy or operation, and on a blank fill without a label for it.
+        """
+        if cfg.policy not in POLICIES:
+            raise ConfigError(f"augment.policy: got '{cfg.policy}', want one of {', '.join(POLICIES)}")
+        for name in cfg.operations:
+            if name not in OPERATIONS:
+                raise ConfigError(f"augment.operations: got '{name}', want some of {', '.join(OPERATIONS)}")
+        if cfg.fill == "blank" and blank_label is None:
+            raise ConfigError("augment.fill: got 'blank', but the data have no ignore label; set augment.fill=mirror")
+        self._cfg = cfg
+        self._canvas = Canvas(*size, blank_label if cfg.fill == "blank" else None)
+        self._chance = SeededRandom()
+        self._fixed = self._built(FIXED[cfg.policy](cfg, self._canvas)) if cfg.policy in FIXED else None
+        self._at_strength: dict[tuple[str, int], A.BasicTransform] = {}
+
+    def __call__(
+        self, image: Pixels, masks: tuple[Pixels, ...], seed: int, level: float = 0.0
+    ) -> tuple[Pixels, tuple[Pixels, ...]]:
+        """Image (H, W, 3) uint8 RGB and any number of masks (H, W) uint8, all augmented alike; sizes stay.
+
+        ``seed``: 32 bits. ``level``: in [0, 1], for policy ``adaptive``; the others do not look at it.
+        """
+        self._chance.start(seed)
+        transforms = self._fixed if self._fixed is not None else self._drawn(level)
+        done = {"image": image}
+        # one mask by itself: the library's way with stacks costs more than a flip
+        done |= {"mask": masks[0]} if len(masks) == 1 else {"masks": np.stack(masks)} if masks else {}
+        for transform in transforms:
+            done = transform(**done)
+        moved = (done["mask"],) if len(masks) == 1 else tuple(done["masks"]) if masks else ()
+        return done["image"], moved
+
+    def _drawn(self, level: float) -> Sequence[A.BasicTransform]:
+        chance = self._chance.python
+        drawn = RULES[self._cfg.policy](self._cfg, chance, level)
+        signed = [(name, round(_BINS * strength) * chance.choice((-1, 1))) for name, strength in drawn]
+        return [self._operation(*each) for each in signed]
+
+    def _operation(self, name: str, strength_bin: int) -> A.BasicTransform:
+        built = self._at_strength.get((name, strength_bin))
+        if built is None:
+            (built,) = self._built([OPERATIONS[name](strength_bin / _BINS, self._canvas)])
+            self._at_strength[name, strength_bin] = built
+        return built
+
+    def _built(self, transforms: Sequence[A.BasicTransform]) -> Sequence[A.BasicTransform]:
+        """The transforms, their arguments checked, drawing from this augmenter's random numbers.
+
+        They are called one by one: composing checks sizes at each sample, which costs as much as seeding. And they
+        share one stream: the library's own seeding starts each transform at the same numbers, so that flips with
+        p = 0.5 each came always together or not at all.
+        """
+        compose = A.Compose(list(transforms), strict=True)
+        compose.set_random_state(self._chance.numpy, self._chance.python)
+        return list(compose.transforms)

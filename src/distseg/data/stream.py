@@ -25,8 +25,8 @@ from distseg.data.order import EpochPlan, rank_slice
 from distseg.data.processes import start_helper
 from distseg.errors import BadSampleError, DataError, DistsegError
 
-Augment = Callable[[Pixels, Pixels, int, str], tuple[Pixels, Pixels]]
-"""(image (H, W, 3), mask (H, W), epoch, key) -> the same, augmented."""
+Augment = Callable[[Pixels, tuple[Pixels, ...], int, str, float], tuple[Pixels, tuple[Pixels, ...]]]
+"""(image (H, W, 3), masks (H, W) each, epoch, key, level) -> the same, augmented."""
 
 _INDEXES_MAX = 65  # the widest shuffle window that a config may ask for, and the shard after it
 _REPLACEMENTS_MAX = 100  # a run of this many unusable samples is no accident: the shard is gone
@@ -267,16 +267,20 @@ class PlannedBatches(Dataset[Batch]):
     batch_bytes: int
     """Of the largest batch."""
 
-    def into(self, memory: torch.Tensor, item: int) -> Batch:
+    def into(self, memory: torch.Tensor, item: Any) -> Batch:
         """The batch with this number, its tensors parts of ``memory`` (at least batch_bytes of uint8)."""
         raise NotImplementedError
 
-    def __getitem__(self, item: int) -> Batch:
+    def __getitem__(self, item: Any) -> Batch:
         return self.into(torch.empty(self.batch_bytes, dtype=torch.uint8), item)
 
 
 class TrainBatches(PlannedBatches):
-    """Item ``step`` is this rank's share of global batch ``step``, counted over all epochs."""
+    """Item ``step`` is this rank's share of global batch ``step``, counted over all epochs.
+
+    An item may also be (step, augmentation level): loader processes then learn the level of each batch with its number,
+    however they were started and however far they read ahead.
+    """
 
     def __init__(
         self,
@@ -296,14 +300,16 @@ class TrainBatches(PlannedBatches):
         self._samples = self._mine.stop - self._mine.start
         self.batch_bytes = _batch_bytes(self._samples, size)
 
-    def into(self, memory: torch.Tensor, step: int) -> Batch:
+    def into(self, memory: torch.Tensor, item: int | tuple[int, float]) -> Batch:
+        step, level = item if isinstance(item, tuple) else (item, 0.0)
         buffer = _BatchBuffer(memory, self._samples, self._size)
         bad: list[BadSample] = []
         epoch, _ = self._plan.positions(step)
         for sample in _training_samples(self._reader, self._plan, step, self._mine, bad):
             assert sample.mask is not None
             image, mask = resize_pair(sample.image, sample.mask, self._size)
-            buffer.add(sample.entry, *self._augment(image, mask, epoch, sample.entry.key))
+            image, (mask,) = self._augment(image, (mask,), epoch, sample.entry.key, level)
+            buffer.add(sample.entry, image, mask)
         return buffer.batch(step, bad)
 
 

@@ -44,7 +44,7 @@ def open_data(cfg: RunConfig, shards: ShardFolder, worker: Worker) -> RunData:
     size = cfg.data.input_size or shards.manifest.size
     if size is None:
         raise ConfigError(f"data.input_size: missing; the samples of {shards.root} keep their own sizes, give WxH")
-    augment = KeyedAugment(Augmenter(cfg.augment.policy, size), cfg.seed)
+    augment = KeyedAugment(Augmenter(cfg.augment, size, shards.manifest.ignore_label), cfg.seed)
     place = {"rank": worker.rank, "world_size": worker.world_size}
     val_batches = EvalBatches(val_reader, batch=cfg.eval.batch, **place)
     loader = partial(
