@@ -383,7 +383,9 @@ class RunConfig(Section):
         detects = self.model.architecture.startswith("maskrcnn_")
         if detects != (self.task == "instance"):
             wanted = "a maskrcnn_... with task 'instance', and with no other"
-            raise ValueError(f"model.architecture: got '{self.model.architecture}' for task '{self.task}', want {wanted}")
+            raise ValueError(
+                f"model.architecture: got '{self.model.architecture}' for task '{self.task}', want {wanted}"
+            )
         if detects:
             self._check_instance()
             return self
@@ -405,6 +407,11 @@ class RunConfig(Section):
             raise ValueError("loss: a Mask R-CNN has its own five losses; drop the section")
         if self.model.encoder is not None or self.model.decoder_channels is not None:
             raise ValueError("model: a Mask R-CNN takes neither encoder nor decoder_channels; drop them")
+        if self.model.frozen_stages and self.model.weights == "none":
+            raise ValueError(
+                f"model.frozen_stages: got {self.model.frozen_stages} with model.weights 'none', want 0: stages that "
+                "know nothing would never learn"
+            )
         if self.train.compile:
             raise ValueError("train.compile: a Mask R-CNN's sizes change with every image; drop it")
 

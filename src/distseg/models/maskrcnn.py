@@ -27,7 +27,6 @@ from distseg.errors import ConfigError
 Norm = Literal["group", "frozen", "batch"]
 NormLayer = Callable[[int], nn.Module]
 
-DIVISOR = 32
 _ASPECTS = (0.5, 1.0, 2.0)  # height to width of anchors
 _SCORE_MIN = 0.05  # of a detection, torchvision's
 _GROUPS_MAX = 32
@@ -89,7 +88,14 @@ MASKRCNN: Mapping[str, Architecture] = {
         body=lambda norm, width: mobilenet_v3_large(norm_layer=norm).features,
         levels=("3", "6", "12", "16"),
         channels=lambda width: (24, 40, 112, 960),
-        stages=(("0", "1"), ("2", "3"), ("4", "5", "6"), ("7", "8", "9", "10", "11", "12"), ("13", "14", "15"), ("16",)),
+        stages=(
+            ("0", "1"),
+            ("2", "3"),
+            ("4", "5", "6"),
+            ("7", "8", "9", "10", "11", "12"),
+            ("13", "14", "15"),
+            ("16",),
+        ),
         frozen_stages=3,
         anchor_sizes=(32, 64, 128, 256, 512),
     ),

@@ -42,30 +42,28 @@ _EPS_OF_COCO_V1 = 0.0  # torchvision's Mask R-CNN was trained with it; a FrozenB
 def start_maskrcnn(cfg: ModelConfig, classes: int) -> tuple[MaskRCNN, tuple[str, ...]]:
     """The network with its starting weights, frozen stages frozen, and a line on what of the weights was left out."""
     notes: tuple[str, ...] = ()
-    stages = cfg.frozen_stages
     if cfg.weights == "none":
-        if stages:
-            raise ConfigError(
-                f"model.frozen_stages: got {stages} with model.weights=none: stages that know nothing would never "
-                "learn; want weights, or 0"
-            )
         network = build_maskrcnn(cfg, classes, "group")
     else:
-        named = cfg.weights in _NAMED
-        state = _named_state(cfg) if named else read_state(Path(cfg.weights))
+        state = _named_state(cfg) if cfg.weights in _NAMED else read_state(Path(cfg.weights))
         network = build_maskrcnn(cfg, classes, norm_of(state, cfg.architecture))
         notes = _fill(network, state, cfg)
-        if stages is None and named:
-            stages = MASKRCNN[cfg.architecture].frozen_stages
-    freeze(network, cfg.architecture, stages or 0)
+    freeze(network, cfg.architecture, _frozen_stages(cfg))
     return network, notes
 
 
 def restore_maskrcnn(cfg: ModelConfig, classes: int, state: State) -> MaskRCNN:
-    """The network of a checkpoint, whatever it started from."""
+    """The network of a checkpoint, whatever it started from, with the same stages frozen."""
     network = build_maskrcnn(cfg, classes, norm_of(state, cfg.architecture))
     network.load_state_dict(state)
+    freeze(network, cfg.architecture, _frozen_stages(cfg))
     return network
+
+
+def _frozen_stages(cfg: ModelConfig) -> int:
+    if cfg.frozen_stages is None:
+        return MASKRCNN[cfg.architecture].frozen_stages if cfg.weights in _NAMED else 0
+    return cfg.frozen_stages
 
 
 def norm_of(state: State, architecture: str) -> Norm:

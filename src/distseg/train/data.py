@@ -3,13 +3,22 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
+from distseg.augment.any_size import AnySizeAugmenter
 from distseg.augment.keyed_random import KeyedAugment
 from distseg.augment.policies import Augmenter
 from distseg.config import RunConfig
 from distseg.data.manifest import ShardFolder
 from distseg.data.order import EpochPlan
-from distseg.data.stream import Batch, EvalBatches, TrainBatches, batch_loader, open_split
+from distseg.data.stream import (
+    EvalBatches,
+    InstanceEvalBatches,
+    InstanceTrainBatches,
+    TrainBatches,
+    batch_loader,
+    open_split,
+)
 from distseg.errors import ConfigError
 from distseg.train.worker import Worker
 
@@ -23,12 +32,12 @@ class RunData:
     """(width, height) in pixels at which the network sees images."""
     samples: int
     """Of training and validation together, over all ranks."""
-    train_batches: TrainBatches
-    validation: Iterable[Batch]
+    train_batches: TrainBatches | InstanceTrainBatches
+    validation: Iterable[Any]
     """This rank's validation batches; can be iterated again and again."""
-    loader: partial[Iterable[Batch]]
+    loader: partial[Iterable[Any]]
 
-    def training(self, first_step: int, steps: int) -> Iterable[Batch]:
+    def training(self, first_step: int, steps: int) -> Iterable[Any]:
         """This rank's share of global batches ``first_step`` to ``steps`` - 1, over all epochs."""
         return self.loader(self.train_batches, range(first_step, steps))
 
@@ -44,9 +53,17 @@ def open_data(cfg: RunConfig, shards: ShardFolder, worker: Worker) -> RunData:
     size = cfg.data.input_size or shards.manifest.size
     if size is None:
         raise ConfigError(f"data.input_size: missing; the samples of {shards.root} keep their own sizes, give WxH")
-    augment = KeyedAugment(Augmenter(cfg.augment, size, shards.manifest.ignore_label), cfg.seed)
     place = {"rank": worker.rank, "world_size": worker.world_size}
-    val_batches = EvalBatches(val_reader, batch=cfg.eval.batch, **place)
+    train_batches: TrainBatches | InstanceTrainBatches
+    val_batches: EvalBatches | InstanceEvalBatches
+    if cfg.task == "instance":
+        augment = KeyedAugment(AnySizeAugmenter(cfg.augment), cfg.seed)
+        train_batches = InstanceTrainBatches(train_reader, plan, size=size, augment=augment, **place)
+        val_batches = InstanceEvalBatches(val_reader, batch=cfg.eval.batch, **place)
+    else:
+        augment = KeyedAugment(Augmenter(cfg.augment, size, shards.manifest.ignore_label), cfg.seed)
+        train_batches = TrainBatches(train_reader, plan, size=size, augment=augment, **place)
+        val_batches = EvalBatches(val_reader, batch=cfg.eval.batch, **place)
     loader = partial(
         batch_loader, workers=cfg.data.workers, prefetch=cfg.data.prefetch, pin=worker.device.type == "cuda"
     )
@@ -54,7 +71,7 @@ def open_data(cfg: RunConfig, shards: ShardFolder, worker: Worker) -> RunData:
         plan=plan,
         size=size,
         samples=len(train_reader) + len(val_reader),
-        train_batches=TrainBatches(train_reader, plan, size=size, augment=augment, **place),
+        train_batches=train_batches,
         validation=loader(val_batches, range(len(val_batches))),
         loader=loader,
     )

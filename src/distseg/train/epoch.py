@@ -19,15 +19,17 @@ from distseg.train.worker import gather_objects, reduce_sum
 class Since:
     """What this rank gathered since the ranks last added up."""
 
-    def __init__(self, device: torch.device, meter: GpuMeter) -> None:
+    def __init__(self, device: torch.device, meter: GpuMeter, loss_names: tuple[str, ...]) -> None:
+        """``loss_names``: of the parts of the loss that are logged one by one."""
+        self.loss_names = loss_names
         self.device = device
         self.meter = meter
         self.start()
 
     def start(self) -> None:
         """Begins anew."""
-        self.losses = torch.zeros(2, dtype=torch.float64, device=self.device)
-        """Sum over images, images."""
+        self.losses = torch.zeros(2 + len(self.loss_names), dtype=torch.float64, device=self.device)
+        """Sum over images, images, and sums over images of the parts of the loss."""
         self.bad: list[BadSample] = []
         self.wall = time.perf_counter()
         self.cpu = time.process_time()
@@ -38,7 +40,7 @@ def take_in(since: Since, state: TrainState, cfg: RunConfig, samples: int) -> No
     """Adds up over ranks what they gathered, and fails on all of them together when the run cannot go on."""
     spent = [time.process_time() - since.cpu, since.meter.energy_wh() - since.energy_wh]
     own = torch.cat([since.losses, torch.tensor(spent, dtype=torch.float64, device=since.device)])
-    loss_sum, images, cpu_seconds, energy_wh = reduce_sum(own).tolist()
+    loss_sum, images, *parts, cpu_seconds, energy_wh = reduce_sum(own).tolist()
     if not math.isfinite(loss_sum):
         raise TrainingError(
             f"loss is {loss_sum} by step {state.step}; the last checkpoint is from before; "
@@ -46,6 +48,8 @@ def take_in(since: Since, state: TrainState, cfg: RunConfig, samples: int) -> No
         )
     state.loss_sum += loss_sum
     state.loss_images += int(images)
+    for name, value in zip(since.loss_names, parts, strict=True):
+        state.loss_parts[name] = state.loss_parts.get(name, 0.0) + value
     state.cpu_seconds += cpu_seconds
     state.energy_wh += energy_wh
     state.seconds += time.perf_counter() - since.wall
@@ -70,6 +74,7 @@ def close_epoch(state: TrainState, cfg: RunConfig, plan: EpochPlan, score: Score
         "images_seen": state.step * plan.batch_global,
         "surplus": plan.surplus,  # samples seen twice in this epoch, or left out of it (negative)
         "loss": state.loss_sum / state.loss_images,
+        "losses": {name: value / state.loss_images for name, value in state.loss_parts.items()},
         "lr": state.optimizer.param_groups[0]["lr"],
         "metrics": score.metrics if score else {},
         "intervals": score.intervals if score else {},
@@ -80,7 +85,7 @@ def close_epoch(state: TrainState, cfg: RunConfig, plan: EpochPlan, score: Score
         "bad_samples": len(state.bad),
     }
     state.history.append(row)
-    state.loss_sum, state.loss_images = 0.0, 0
+    state.loss_sum, state.loss_images, state.loss_parts = 0.0, 0, {}
     best = state.best(cfg.eval.mode)
     patience = cfg.train.patience_epochs
     if patience is not None and score is not None and best is not None:  # an epoch that was not validated tells nothing

@@ -1,22 +1,16 @@
 """One training run, start or resume to end: the same alone, under torchrun and under Ray."""
 
 from collections.abc import Callable
-from functools import partial
 
-import numpy as np
 import torch
 
 from distseg import checkpoint, records
 from distseg.config import RunConfig
-from distseg.data.manifest import Manifest, ShardFolder
+from distseg.data.manifest import ShardFolder
 from distseg.errors import ConfigError, InputError
-from distseg.models.build import build_model
 from distseg.records import Status, TrialRecord
-from distseg.scores import metrics_of, width
-from distseg.tasks.check import check_task
-from distseg.tasks.dense import DenseTask
-from distseg.tasks.predictor import Predictor
-from distseg.tasks.scoring import measure
+from distseg.tasks.ranks import Ranks
+from distseg.tasks.task import Task, task_of
 from distseg.train.data import open_data
 from distseg.train.epoch import Since, close_epoch, take_in, validation_due
 from distseg.train.network import configure_torch, on_device, over_ranks
@@ -37,7 +31,7 @@ from distseg.train.step import set_learning_rate, train_step
 from distseg.train.telemetry import GpuMeter
 from distseg.train.upload import Uploads
 from distseg.train.watch import Watch
-from distseg.train.worker import Worker, broadcast_buffers, reduce_sum
+from distseg.train.worker import Worker, broadcast_buffers, gather_objects, reduce_sum
 
 
 def run(spec: RunSpec, worker: Worker) -> TrialRecord:
@@ -73,29 +67,28 @@ def _run(spec: RunSpec, worker: Worker, begin: Callable[[TrainState, TrialRecord
     configure_torch(cfg.train)
     shards = ShardFolder.open(spec.data, spec.cache)
     manifest = shards.manifest
-    check_task(cfg.task, manifest)
-    _check_metric(cfg, manifest)
-    task = DenseTask(cfg, manifest)
+    task = task_of(cfg, manifest)
+    _check_metric(cfg, task)
     data = open_data(cfg, shards, worker)
     steps = cfg.train.epochs * data.plan.steps
 
     # Model and state, the latter from the last checkpoint where there is one.
     torch.manual_seed(cfg.seed)
-    built = build_model(cfg.model, task.channels_out)
+    last = spec.folder / records.LAST_CHECKPOINT
+    saved = checkpoint.load(last) if last.exists() else None
+    built = task.build(cfg.model, saved and saved["network"])
     network = on_device(built.network, cfg.train, worker)
     precision = resolve_precision(cfg.train.precision, worker.device)
     state = TrainState.create(cfg, network, worker.device, precision)
-    last = spec.folder / records.LAST_CHECKPOINT
-    if last.exists():
-        state.restore(checkpoint.load(last), cfg, manifest, str(last))
-    predictor_of = partial(Predictor, input_size=data.size, divisor=built.divisor, mean=built.mean, std=built.std)
-    trainer = predictor_of(over_ranks(network, built, cfg.train, worker)).to(worker.device)
-    predictor = predictor_of(state.evaluated).to(worker.device)
+    if saved is not None:
+        state.restore(saved, cfg, manifest, str(last))
+    trainer = task.predictor(over_ranks(network, built, cfg.train, worker), built, data.size).to(worker.device)
+    predictor = task.predictor(state.evaluated, built, data.size).to(worker.device)
 
     # The loop, over all epochs, from the very batch it stopped at.
-    begin(state, record_of(spec, state, shards, steps, worker))
+    begin(state, record_of(spec, state, shards, steps, worker, built.notes))
     meter = GpuMeter(worker.device)
-    since = Since(worker.device, meter)
+    since = Since(worker.device, meter, task.loss_names)
     with Watch(spec, data.plan.steps, steps, meter, worker.rank) as watch, Uploads(cfg.train.upload) as uploads:
         for batch in () if state.stopped_early else data.training(state.step, steps):
             set_learning_rate(state, cfg, steps)
@@ -115,7 +108,9 @@ def _run(spec: RunSpec, worker: Worker, begin: Callable[[TrainState, TrialRecord
                 broadcast_buffers(state.evaluated)
                 predictor.eval()
                 with torch.inference_mode():
-                    score, bad = measure(predictor, data.validation, manifest, worker.device, reduce_sum)
+                    score, bad = task.measure(
+                        predictor, data.validation, worker.device, Ranks(reduce_sum, gather_objects)
+                    )
                 network.train()
                 since.bad += bad
             take_in(since, state, cfg, data.samples)  # the same on every rank from here on
@@ -129,7 +124,7 @@ def _run(spec: RunSpec, worker: Worker, begin: Callable[[TrainState, TrialRecord
                 write_progress(spec, state, record_of(spec, state, shards, steps, worker))
                 if epoch_over:
                     keep_last(spec.folder, epoch, cfg.train.keep_last)
-                    watch.epoch(state, predictor, data.validation, manifest.ignore_label, worker.device)
+                    watch.epoch(state, predictor, data.validation, manifest, worker.device)
             if score:
                 worker.report(state.history[-1])
             if state.stopped_early:
@@ -137,9 +132,7 @@ def _run(spec: RunSpec, worker: Worker, begin: Callable[[TrainState, TrialRecord
     return record_of(spec, state, shards, steps, worker)
 
 
-def _check_metric(cfg: RunConfig, manifest: Manifest) -> None:
-    classes = manifest.classes
-    nothing = metrics_of(np.zeros(width(len(classes))), classes)  # all metrics that there are, by name
-    known = [name for name, value in nothing.items() if isinstance(value, float)]
+def _check_metric(cfg: RunConfig, task: Task) -> None:
+    known = task.metric_names()
     if cfg.eval.metric not in known:
         raise ConfigError(f"eval.metric: got '{cfg.eval.metric}', want one of {', '.join(known)}")

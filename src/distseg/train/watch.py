@@ -8,8 +8,9 @@ from typing import Any
 import torch
 
 from distseg import atomic
-from distseg.data.stream import Batch
+from distseg.data.manifest import Manifest
 from distseg.records import PROGRESS_FILE, Progress
+from distseg.tasks.instance_predictor import InstancePredictor
 from distseg.tasks.predictor import Predictor
 from distseg.train.panels import panel, write_png
 from distseg.train.run_folder import RunSpec
@@ -49,12 +50,12 @@ class Watch:
             self._board.close()
 
     def step(self, state: TrainState, losses: torch.Tensor) -> None:
-        """After every step; ``losses``: (sum, images) of this rank since the ranks last added up."""
+        """After every step; ``losses``: (sum, images, ...) of this rank since the ranks last added up."""
         now = time.monotonic()
         if self._rank != 0 or (self._step_then is not None and now - self._at < _EVERY_S):
             return
         steps_per_s = 0.0 if self._step_then is None else (state.step - self._step_then) / (now - self._at)
-        loss_sum, images = losses.tolist()  # waits for the GPU: once a second
+        loss_sum, images = losses[:2].tolist()  # waits for the GPU: once a second
         reading = self._meter.read()
         progress = Progress(
             step=state.step,
@@ -74,20 +75,20 @@ class Watch:
     def epoch(
         self,
         state: TrainState,
-        predictor: Predictor,
-        validation: Iterable[Batch],
-        ignore_label: int | None,
+        predictor: Predictor | InstancePredictor,
+        validation: Iterable[Any],
+        manifest: Manifest,
         device: torch.device,
     ) -> None:
         """After every epoch, when its row is in the history: scalars, and a panel when one is due."""
         row = state.history[-1]
         scalars = {"loss": row["loss"], "lr": row["lr"], "images_per_s": row["images_per_s"]}
-        scalars |= {name: value for name, value in row["metrics"].items() if isinstance(value, float)}
+        scalars |= row["losses"] | {name: value for name, value in row["metrics"].items() if isinstance(value, float)}
         for name, value in scalars.items():
             self._board.add_scalar(name, value, row["epoch"])
         if self._panel_due(state, row["epoch"]):
             predictor.eval()
-            picture = panel(predictor, validation, ignore_label, device)
+            picture = panel(predictor, validation, manifest, device)
             state.network.train()
             if picture is not None:
                 write_png(picture, self._spec.folder / "panels" / f"epoch-{row['epoch']:04d}.png")
