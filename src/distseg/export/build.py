@@ -13,10 +13,12 @@ from distseg.data.manifest import Manifest, ShardFolder
 from distseg.data.stream import EvalBatches, batch_loader, open_split
 from distseg.errors import DataError, HomeError
 from distseg.export import parity
+from distseg.export.instances import check_instances, photographs_of, score_instance_file, script_instances
 from distseg.export.torchscript import load, save, to_torchscript
-from distseg.models.build import build_model
+from distseg.models.build import build_instance_model, build_model
 from distseg.records import ExportManifest, Score, TrialRecord
 from distseg.tasks.dense import channels_out
+from distseg.tasks.instance_predictor import InstancePredictor
 from distseg.tasks.predictor import Predictor
 from distseg.tasks.scoring import measure
 
@@ -40,16 +42,21 @@ def export(folder: Path, out: Path, cache: ShardCache | None = None) -> ExportMa
             f"{record.data_digest[:8]}; bring the old shards back, or train again"
         )
     predictor = restore_predictor(cfg, tree, shards.manifest)
-    module = to_torchscript(predictor)
-    agreement = parity.check(predictor, module)
+    if isinstance(predictor, InstancePredictor):
+        module = script_instances(predictor)
+        agreement = check_instances(predictor, module, photographs_of(shards, cfg.data.fold))
+    else:
+        module = to_torchscript(predictor)
+        agreement = parity.check(predictor, module)
+    mean, std, divisor = _input_of(predictor)
     manifest = ExportManifest(
         task=cfg.task,
         classes=shards.manifest.classes,
         input_size=(predictor.width, predictor.height) if predictor.width else None,
         resolution=record.resolution,
-        mean=_per_channel(predictor.mean),
-        std=_per_channel(predictor.std),
-        divisor=predictor.divisor,
+        mean=mean,
+        std=std,
+        divisor=divisor,
         metric=record.metric,
         metrics={},
         samples=0,
@@ -73,8 +80,11 @@ def export(folder: Path, out: Path, cache: ShardCache | None = None) -> ExportMa
     return manifest
 
 
-def restore_predictor(cfg: RunConfig, tree: dict[str, Any], data: Manifest) -> Predictor:
+def restore_predictor(cfg: RunConfig, tree: dict[str, Any], data: Manifest) -> Predictor | InstancePredictor:
     """The trained model of a checkpoint, in eval mode on the CPU."""
+    if cfg.task == "instance":
+        network = build_instance_model(cfg.model, len(data.classes), tree["network"]).network
+        return InstancePredictor(network, input_size=cfg.data.input_size or data.size).eval()
     model = cfg.model.model_copy(update={"weights": "none"})  # the checkpoint holds the weights
     built = build_model(model, channels_out(cfg.task, len(data.classes)))
     built.network.load_state_dict(tree["network"])
@@ -91,6 +101,8 @@ def restore_predictor(cfg: RunConfig, tree: dict[str, Any], data: Manifest) -> P
 def score_file(path: Path, shards: ShardFolder, fold: int | None, batch: int = 16) -> Score:
     """Metrics of an exported file on the validation samples; DataError when one of them cannot be used."""
     module = load(path).module
+    if shards.manifest.task == "instance":
+        return score_instance_file(module, shards, fold)
     reader = open_split(shards, training=False, fold=fold)
     batches = EvalBatches(reader, batch=batch, rank=0, world_size=1)
     loader = batch_loader(batches, range(len(batches)), workers=0, prefetch=1, pin=False)
@@ -99,6 +111,16 @@ def score_file(path: Path, shards: ShardFolder, fold: int | None, batch: int = 1
     if bad:
         raise DataError(f"{shards.root}: {len(bad)} samples cannot be used, first {bad[0].key}: {bad[0].reason}")
     return score
+
+
+def _input_of(
+    predictor: Predictor | InstancePredictor,
+) -> tuple[tuple[float, float, float], tuple[float, float, float], int]:
+    """Mean and deviation of the pixels 0..1 that the network wants, and what it wants sides to be multiples of."""
+    if isinstance(predictor, Predictor):
+        return _per_channel(predictor.mean), _per_channel(predictor.std), predictor.divisor
+    transform = predictor.network.transform
+    return tuple(transform.image_mean), tuple(transform.image_std), transform.size_divisible
 
 
 def _per_channel(buffer: torch.Tensor) -> tuple[float, float, float]:

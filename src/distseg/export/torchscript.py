@@ -78,15 +78,32 @@ def load(path: Path, device: str = "cpu") -> LoadedModel:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*`torch.jit")  # deprecated, and works; see README
-            module = torch.jit.load(  # type: ignore[no-untyped-call]
-                str(path), map_location=device, _extra_files=extra
-            )
+            module = _loaded(path, device, extra)
     except RuntimeError as error:
         raise DataError(f"{path}: no TorchScript file ({str(error).splitlines()[0]}); export it again") from error
     try:
         return LoadedModel(module, ExportManifest.model_validate_json(extra[MANIFEST_NAME]))
     except ValidationError as error:
         raise DataError(f"{path}: holds no {MANIFEST_NAME} of this version; make it with 'distseg export'") from error
+
+
+def _loaded(path: Path, device: str, extra: dict[str, str]) -> torch.jit.ScriptModule:
+    """Fills ``extra``. A detector's operators are torchvision's, which others do without: it takes a second."""
+    try:
+        return _read(path, device, extra)
+    except RuntimeError as error:
+        if "torchvision::" not in str(error):
+            raise
+        import torchvision  # noqa: F401
+
+        return _read(path, device, extra)
+
+
+def _read(path: Path, device: str, extra: dict[str, str]) -> torch.jit.ScriptModule:
+    module: torch.jit.ScriptModule = torch.jit.load(  # type: ignore[no-untyped-call]
+        str(path), map_location=device, _extra_files=extra
+    )
+    return module
 
 
 def digest_path(path: Path) -> Path:

@@ -10,6 +10,7 @@ from distseg.data.manifest import ShardFolder
 from distseg.data.stream import EvalBatches, batch_loader, open_named_split
 from distseg.errors import InputError
 from distseg.export.torchscript import load
+from distseg.predict.instances import evaluate_instances
 from distseg.tasks.scoring import measure
 
 
@@ -22,6 +23,8 @@ def evaluate(model: Path, folder: ShardFolder, split: str, batch: int = 16) -> d
             f"{model}: has classes {', '.join(loaded.manifest.classes)}, {folder.root} has "
             f"{', '.join(folder.manifest.classes)}; evaluate on shards of the same classes"
         )
+    if loaded.manifest.task == "instance":
+        return evaluate_instances(loaded, folder, split)
     reader = open_named_split(folder, split)
     batches = EvalBatches(reader, batch=batch, rank=0, world_size=1)
     loader = batch_loader(batches, range(len(batches)), workers=0, prefetch=1, pin=False)

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -10,10 +9,8 @@ import numpy.typing as npt
 import torch
 
 from distseg import atomic
-from distseg.data.manifest import Manifest
-from distseg.tasks.instance_predictor import InstancePredictor
+from distseg.data.stream import Batch
 from distseg.tasks.predictor import Predictor
-from distseg.train.instance_panels import instance_panel
 
 Pixels = npt.NDArray[np.uint8]
 _ROWS = 4
@@ -22,14 +19,12 @@ _WRONG = np.array([230, 40, 40], np.uint8)
 
 
 def panel(
-    predictor: Predictor | InstancePredictor, batches: Iterable[Any], manifest: Manifest, device: torch.device
+    predictor: Predictor, batches: Iterable[Batch], ignore_label: int | None, device: torch.device
 ) -> Pixels | None:
     """(H, W, 3) uint8 RGB of the first validation samples: image, truth, prediction, and wrong pixels in red.
 
-    Of task instance, see `instance_panel`. None when no sample can be read.
+    None when no sample can be read.
     """
-    if isinstance(predictor, InstancePredictor):
-        return instance_panel(predictor, batches, manifest.classes, device)
     rows: list[Pixels] = []
     for batch in batches:
         if not batch.keys:  # nothing of it could be read
@@ -38,7 +33,7 @@ def panel(
         with torch.inference_mode():
             predictions = predictor(taken).cpu().numpy()
         for image, truth, prediction in zip(taken.cpu(), batch.masks.numpy(), predictions, strict=False):
-            rows.append(_row(image.permute(1, 2, 0).numpy(), truth, prediction, manifest.ignore_label))
+            rows.append(_row(image.permute(1, 2, 0).numpy(), truth, prediction, ignore_label))
         if len(rows) == _ROWS:
             break
     if not rows:

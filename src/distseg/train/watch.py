@@ -12,6 +12,7 @@ from distseg.data.manifest import Manifest
 from distseg.records import PROGRESS_FILE, Progress
 from distseg.tasks.instance_predictor import InstancePredictor
 from distseg.tasks.predictor import Predictor
+from distseg.train.instance_panels import instance_panel
 from distseg.train.panels import panel, write_png
 from distseg.train.run_folder import RunSpec
 from distseg.train.state import TrainState
@@ -88,7 +89,10 @@ class Watch:
             self._board.add_scalar(name, value, row["epoch"])
         if self._panel_due(state, row["epoch"]):
             predictor.eval()
-            picture = panel(predictor, validation, manifest, device)
+            if isinstance(predictor, InstancePredictor):
+                picture = instance_panel(predictor, validation, manifest.classes, device)
+            else:
+                picture = panel(predictor, validation, manifest.ignore_label, device)
             state.network.train()
             if picture is not None:
                 write_png(picture, self._spec.folder / "panels" / f"epoch-{row['epoch']:04d}.png")

@@ -1,0 +1,67 @@
+"""What a detector's file finds: as COCO's results, and measured on shards."""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from pycocotools import mask as coco
+
+from distseg.data.manifest import ShardFolder
+from distseg.data.stream import InstanceEvalBatches, batch_loader, open_named_split
+from distseg.errors import InputError
+from distseg.export.torchscript import LoadedModel
+from distseg.tasks.instance_drawing import draw_instances
+from distseg.tasks.instance_scoring import measure_instances
+
+__all__ = ["coco_results", "draw_instances", "evaluate_instances"]
+
+
+def coco_results(
+    found: dict[str, torch.Tensor], image_id: int | str, category_ids: Sequence[int] | None = None
+) -> list[dict[str, Any]]:
+    """The objects of one image, as an exported file returns them -> entries of a COCO results file, by falling score.
+
+    Each ``{"image_id", "category_id", "bbox": [x, y, width, height], "score", "segmentation": {"size": [height, width],
+    "counts": compressed run lengths}}``; coordinates in pixels. ``category_ids``: by class index; None: the class index
+    and 1, as COCO counts.
+    """
+    masks = np.asfortranarray(found["masks"].cpu().numpy().transpose(1, 2, 0))
+    runs = coco.encode(masks) if masks.shape[2] else []
+    results = []
+    for label, score, box, run in zip(
+        found["labels"].tolist(), found["scores"].tolist(), found["boxes"].tolist(), runs, strict=True
+    ):
+        left, top, right, bottom = box
+        results.append(
+            {
+                "image_id": image_id,
+                "category_id": label + 1 if category_ids is None else category_ids[label],
+                "bbox": [left, top, right - left, bottom - top],
+                "score": score,
+                "segmentation": {"size": list(run["size"]), "counts": run["counts"].decode()},
+            }
+        )
+    return results
+
+
+def evaluate_instances(loaded: LoadedModel, folder: ShardFolder, split: str) -> dict[str, Any]:
+    """``evaluate --json`` of task instance: AP and losses of a file on a split's samples."""
+    started = time.perf_counter()
+    reader = open_named_split(folder, split)
+    batches = InstanceEvalBatches(reader, batch=1, rank=0, world_size=1)
+    loader = batch_loader(batches, range(len(batches)), workers=0, prefetch=1, pin=False)
+    with torch.inference_mode():
+        score, bad = measure_instances(
+            loaded.module, loader, folder.manifest, torch.device("cpu"), lambda value: [value]
+        )
+    if bad:
+        raise InputError(f"{folder.root}: {len(bad)} samples cannot be used, first {bad[0].key}: {bad[0].reason}")
+    return {
+        "metrics": score.metrics,
+        "samples": score.samples,
+        "seconds": time.perf_counter() - started,
+        "resolution": score.resolution,
+        "config": loaded.manifest.config,
+    }
