@@ -11,10 +11,16 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from distseg.data.layouts.base import Instance
-from distseg.tasks.average_precision import AREAS, Detections, average_precision, match
+from distseg.tasks.average_precision import AREAS, Detections, ImageMatches, Kind, average_precision, match
 
 SIZE = (160, 128)  # width, height
 CLASSES = 3
+
+
+def plain(images: list[ImageMatches], classes: int) -> dict[Kind, np.ndarray]:
+    """AP (A, T, classes) of all images, each once."""
+    drawn = average_precision(images, classes, np.zeros(len(images), np.int64), np.ones((1, 1)))
+    return {kind: precision[0] for kind, precision in drawn.items()}
 
 
 def rectangle(rng: np.random.Generator, side_max: int) -> np.ndarray:
@@ -94,7 +100,7 @@ def cocos_own(scenes: list[tuple[list[Instance], Detections]], kind: str) -> np.
 def test_the_numbers_are_pycocotools(seed: int) -> None:
     rng = np.random.default_rng(seed)
     scenes = [scene(rng) for _ in range(25)]
-    found = average_precision([match(detections, truth, SIZE) for truth, detections in scenes], CLASSES)
+    found = plain([match(detections, truth, SIZE) for truth, detections in scenes], CLASSES)
     for kind in ("mask", "box"):
         wanted = cocos_own(scenes, kind)
         np.testing.assert_allclose(np.nan_to_num(found[kind], nan=-1), wanted, atol=1e-12)
@@ -105,7 +111,7 @@ def test_no_detection_is_no_precision_and_no_object_is_undefined() -> None:
     truth, _ = scene(np.random.default_rng(0))
     nothing = Detections(np.zeros(0, np.int64), np.zeros(0), np.zeros((0, 4)), ())
     single = [one for one in truth if not one.crowd]
-    precision = average_precision([match(nothing, single, SIZE), match(nothing, [], SIZE)], CLASSES)["mask"]
+    precision = plain([match(nothing, single, SIZE), match(nothing, [], SIZE)], CLASSES)["mask"]
     there = sorted({one.label for one in single})
     assert there
     for label in range(CLASSES):
@@ -126,7 +132,27 @@ def test_a_crowd_takes_any_number_of_detections_and_counts_for_none() -> None:
     boxes = np.array([coco.toBbox(runs(one)) for one in masks])
     corners = np.column_stack([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]])
     found = Detections(np.zeros(3, np.int64), np.array([0.9, 0.8, 0.7]), corners, tuple(map(runs, masks)))
-    precision = average_precision([match(found, [crowd, object_], SIZE)], 1)
+    precision = plain([match(found, [crowd, object_], SIZE)], 1)
     assert precision["mask"][0, :, 0].tolist() == pytest.approx([1.0] * 10)
     large = list(AREAS).index("_large")
     assert np.isnan(precision["mask"][large]).all()  # 40 x 40 pixels are a medium object
+
+
+def test_a_draw_of_groups_is_the_ap_of_their_images_as_often() -> None:
+    rng = np.random.default_rng(5)
+    scenes = [scene(rng) for _ in range(9)]
+    images = []
+    for truth, found in scenes:  # all scores differ, so that their order is no matter of images
+        distinct = Detections(found.labels, rng.random(len(found.labels)), found.boxes, found.masks)
+        images.append(match(distinct, truth, SIZE))
+    groups = np.arange(9) % 3
+    draws = np.array([[1.0, 1, 1], [2, 0, 1], [0, 3, 0]])
+    drawn = average_precision(images, CLASSES, groups, draws)
+    for number, draw in enumerate(draws):
+        copies = [image for image, group in zip(images, groups, strict=True) for _ in range(int(draw[group]))]
+        for kind, precision in plain(copies, CLASSES).items():
+            # Copies of one detection stand one after another, a drawn one counts at once: a false one among right ones
+            # of the same score is the only place where that shows.
+            np.testing.assert_allclose(drawn[kind][number], precision, atol=2e-2)
+            if draw.max() == 1:
+                np.testing.assert_allclose(drawn[kind][number], precision, atol=1e-12)

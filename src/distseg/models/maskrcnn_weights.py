@@ -76,10 +76,14 @@ def norm_of(state: State, architecture: str) -> Norm:
 def read_state(path: Path) -> State:
     """The state dict in a file; of one of our checkpoints, the weights that it validates."""
     try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
         tree = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise ConfigError(
-            f"model.weights: no file '{path}'; want none, coco, imagenet or the path of a .pt file"
+            f"model.weights: no file '{path}'; want none, coco, imagenet or the path of a .pt or safetensors file"
         ) from error
     except Exception as error:  # damaged files raise whatever zip and pickle like
         raise ConfigError(f"model.weights: {path} cannot be read as weights ({type(error).__name__})") from error

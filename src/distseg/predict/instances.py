@@ -27,8 +27,7 @@ def coco_results(
     "counts": compressed run lengths}}``; coordinates in pixels. ``category_ids``: by class index; None: the class index
     and 1, as COCO counts.
     """
-    masks = np.asfortranarray(found["masks"].cpu().numpy().transpose(1, 2, 0))
-    runs = coco.encode(masks) if masks.shape[2] else []
+    runs = [coco.encode(np.asfortranarray(mask)) for mask in found["masks"].cpu().numpy()]
     results = []
     for label, score, box, run in zip(
         found["labels"].tolist(), found["scores"].tolist(), found["boxes"].tolist(), runs, strict=True

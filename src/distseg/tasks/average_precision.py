@@ -114,38 +114,55 @@ def _meet(scores: Floats, overlap: Floats, areas: Floats, truth_areas: Floats, c
     return Matches(scores, hits, ignored, (~apart).sum(-1))
 
 
-def average_precision(images: Sequence[ImageMatches], classes: int) -> dict[Kind, Floats]:
-    """Matches of all images -> AP (A, T, classes) of boxes and of masks; NaN for a class without an object.
+def average_precision(
+    images: Sequence[ImageMatches], classes: int, groups: npt.NDArray[np.int64], draws: Floats, areas: int = len(AREAS)
+) -> dict[Kind, Floats]:
+    """Matches of all images -> AP (R, A, T, classes) of boxes and of masks, for each of R draws.
 
-    Equal scores stand in the order of the images.
+    NaN for a class without an object. ``groups`` (images,) are numbers from 0, and ``draws`` (R, groups) says how often
+    each group counts: one draw of ones is the plain AP. Equal scores stand in the order of the images. ``areas``: only
+    the first so many.
     """
     found: dict[Kind, Floats] = {}
     for kind in KINDS:
-        precision = np.full((len(AREAS), len(THRESHOLDS), classes), np.nan)
+        precision = np.full((len(draws), areas, len(THRESHOLDS), classes), np.nan)
         for label in range(classes):
-            mine = [image[kind, label] for image in images if (kind, label) in image]
-            if mine:
-                precision[:, :, label] = _of_class(mine)
+            there = [number for number, image in enumerate(images) if (kind, label) in image]
+            if there:
+                mine = [images[number][kind, label] for number in there]
+                precision[..., label] = _of_class(mine, groups[there], draws, areas)
         found[kind] = precision
     return found
 
 
-def _of_class(images: Sequence[Matches]) -> Floats:
-    """AP (A, T): the mean over 101 recalls of the best precision at that recall or a higher one."""
+def _of_class(images: Sequence[Matches], groups: npt.NDArray[np.int64], draws: Floats, areas: int) -> Floats:
+    """AP (R, A, T): the mean over 101 recalls of the best precision at that recall or a higher one.
+
+    Recall only rises, and precision is only best, where there is a hit: all else is counted up to the next hit.
+    """
     order = np.argsort(-np.concatenate([one.scores for one in images]), kind="stable")
     hits = np.concatenate([one.hits for one in images], axis=-1)[..., order]
     counted = ~np.concatenate([one.ignored for one in images], axis=-1)[..., order]
-    objects = np.sum([one.objects for one in images], axis=0)  # (A,)
-    right = (hits & counted).cumsum(-1).astype(np.float64)  # (A, T, D)
-    wrong = (~hits & counted).cumsum(-1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        recall = right / objects[:, None, None]
-    precision = right / (right + wrong + np.spacing(1))
-    precision = np.maximum.accumulate(precision[..., ::-1], axis=-1)[..., ::-1]
-    found = np.full(precision.shape[:2], np.nan)
-    for area in np.flatnonzero(objects):
+    group = np.repeat(groups, [len(one.scores) for one in images])[order]  # (D,)
+    objects = np.zeros((draws.shape[1], len(AREAS)))
+    np.add.at(objects, groups, [one.objects for one in images])
+    drawn_objects = draws @ objects  # (R, A)
+    found = np.full((len(draws), areas, len(THRESHOLDS)), np.nan)
+    for area in range(areas):
+        there = drawn_objects[:, area] > 0
+        found[there, area] = 0.0
         for threshold in range(len(THRESHOLDS)):
-            at = np.searchsorted(recall[area, threshold], _RECALLS, side="left")
-            reached = precision[area, threshold, at[at < len(order)]]
-            found[area, threshold] = reached.sum() / len(_RECALLS)
+            counts = counted[area, threshold]
+            hit = np.flatnonzero(hits[area, threshold] & counts)
+            if not hit.size:
+                continue
+            seen = np.flatnonzero(counts[: hit[-1] + 1])
+            all_of, right_of = np.zeros((2, draws.shape[1], hit.size))  # (G, H): detections since the hit before
+            np.add.at(all_of, (group[seen], np.searchsorted(hit, seen)), 1)
+            right_of[group[hit], np.arange(hit.size)] = 1
+            everything, right = ((draws[there] @ part).cumsum(-1) for part in (all_of, right_of))  # (R, H)
+            precision = right / (everything + np.spacing(1))
+            best = np.maximum.accumulate(precision[:, ::-1], axis=-1)[:, ::-1]
+            passed = np.searchsorted(_RECALLS, right / drawn_objects[there, area, None], side="right")
+            found[there, area, threshold] = (np.diff(passed, prepend=0) * best).sum(-1) / len(_RECALLS)
     return found

@@ -4,12 +4,14 @@ Every image is matched where it was predicted; what that leaves goes to all rank
 the keys. So a score does not depend on how many ranks there were.
 """
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from pycocotools import mask as coco
 
@@ -20,6 +22,7 @@ from distseg.data.stream import InstanceBatch
 from distseg.data.targets import single_masks, targets_of
 from distseg.errors import DataError
 from distseg.records import Score
+from distseg.scores import resampled
 from distseg.tasks.average_precision import (
     AREAS,
     KINDS,
@@ -30,6 +33,9 @@ from distseg.tasks.average_precision import (
     match,
 )
 from distseg.tasks.instance_predictor import LOSSES, torchvision_target
+
+_INTERVAL = (2.5, 97.5)  # percentiles: 95 %
+_INTERVALS_MAX = 2_000_000  # groups x detections: about a second
 
 Gather = Callable[[Any], list[Any]]
 """Values of all ranks, on each of them."""
@@ -71,7 +77,13 @@ def measure_instances(
         )
     losses = np.array([one.losses for one in images]).mean(axis=0).tolist()
     metrics |= {"val_loss": sum(losses)} | {f"val_{name}": value for name, value in zip(LOSSES, losses, strict=True)}
-    score = Score(metrics=metrics, intervals={}, groups={}, samples=len(images), resolution=manifest.size)
+    score = Score(
+        metrics=metrics,
+        intervals=_intervals([one.matches for one in images], [one.group for one in images], len(manifest.classes)),
+        groups={},  # AP follows from no sums: it ranks the detections of all groups together
+        samples=len(images),
+        resolution=manifest.size,
+    )
     return score, bad
 
 
@@ -83,13 +95,12 @@ def metric_names() -> list[str]:
 
 def detections(found: dict[str, torch.Tensor]) -> Detections:
     """What `InstancePredictor.detect` finds in an image, on the CPU and as run lengths."""
-    # (N, H, W) -> (H, W, N), columns first, as pycocotools wants it
-    masks = np.asfortranarray(found["masks"].cpu().numpy().transpose(1, 2, 0))
+    masks = found["masks"].cpu().numpy()
     return Detections(
         labels=found["labels"].cpu().numpy(),
         scores=found["scores"].cpu().numpy().astype(np.float64),
         boxes=found["boxes"].cpu().numpy().astype(np.float64),
-        masks=tuple(coco.encode(masks)) if masks.shape[2] else (),
+        masks=tuple(coco.encode(np.asfortranarray(mask)) for mask in masks),
     )
 
 
@@ -122,7 +133,9 @@ def _metrics(images: list[ImageMatches], classes: tuple[str, ...]) -> dict[str, 
     """COCO's figures by name, in [0, 1]; None where there is no such object."""
     metrics: dict[str, Any] = {}
     per_class: list[dict[str, Any]] = [{"class": name} for name in classes]
-    for kind, precision in average_precision(images, len(classes)).items():  # (A, T, classes)
+    together = np.zeros(len(images), np.int64)
+    for kind, (precision,) in average_precision(images, len(classes), together, np.ones((1, 1))).items():
+        # (A, T, classes)
         by_name = {f"{kind}_ap": precision[0], f"{kind}_ap50": precision[0, :1]}
         by_name[f"{kind}_ap75"] = precision[0, np.isclose(THRESHOLDS, 0.75)]
         by_name |= {f"{kind}_ap{ending}": precision[number] for number, ending in enumerate(AREAS) if ending}
@@ -133,6 +146,28 @@ def _metrics(images: list[ImageMatches], classes: tuple[str, ...]) -> dict[str, 
     return metrics | {"per_class": per_class}
 
 
-def _mean_or_none(values: np.ndarray) -> float | None:
+def _intervals(images: list[ImageMatches], groups: list[str], classes: int) -> dict[str, tuple[float, float]]:
+    """95 % percentile bootstrap intervals over groups of AP and AP50, as those of the other tasks (``scores.py``).
+
+    Whole groups are drawn with replacement. Empty with fewer than two groups, and where it would take long.
+    """
+    names = {group: number for number, group in enumerate(sorted(set(groups)))}
+    detections = sum(len(one.scores) for image in images for one in image.values())
+    if len(names) < 2 or len(names) * detections > _INTERVALS_MAX:
+        return {}
+    numbers = np.array([names[group] for group in groups])
+    drawn = average_precision(images, classes, numbers, resampled(len(names)), areas=1)
+    found = {}
+    for kind, precision in drawn.items():  # (R, 1, T, classes)
+        for name, values in ((f"{kind}_ap", precision), (f"{kind}_ap50", precision[:, :, :1])):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", RuntimeWarning)  # a draw without any object
+                means = np.nanmean(values, axis=(1, 2, 3))
+            low, high = np.nanpercentile(means, _INTERVAL)
+            found[name] = float(low), float(high)
+    return found
+
+
+def _mean_or_none(values: npt.NDArray[np.float64]) -> float | None:
     defined = values[~np.isnan(values)]
     return float(defined.mean()) if defined.size else None
