@@ -11,8 +11,9 @@ from pathlib import Path
 from distseg.data.layouts.base import LayoutOptions
 from distseg.data.pack_raw import PackJob, pack_raw
 from distseg.data.sizes import parse_size
-from distseg.errors import DistsegError, InputError
+from distseg.errors import InputError
 from distseg.home import Home
+from distseg.on_ray.job import absolute, end, say
 from distseg.on_ray.pack import cluster
 
 
@@ -37,10 +38,7 @@ def parse() -> tuple[PackJob, int | None]:
     args = parser.parse_args()
     if args.workers is not None and args.workers < 1:
         raise InputError(f"--workers {args.workers}: want 1 or more")
-    named = {"SRC": args.source, "--out": args.out, "--classes": args.classes, "--home": args.home and Path(args.home)}
-    for name, path in named.items():
-        if path is not None and not path.is_absolute():
-            raise InputError(f"{name}: got the relative path '{path}', want an absolute one: a job runs elsewhere")
+    absolute({"SRC": args.source, "--out": args.out, "--classes": args.classes, "--home": args.home})
     job = PackJob(
         layout=args.layout,
         source=args.source,
@@ -57,17 +55,12 @@ def parse() -> tuple[PackJob, int | None]:
     return job, args.workers
 
 
-def main() -> int:
-    try:
-        job, workers = parse()
-        with cluster(workers) as elsewhere:
-            manifest = pack_raw(job, elsewhere, lambda label: nullcontext(None), warn=print)
-    except DistsegError as error:
-        print(f"pack: error: {error}", file=sys.stderr)
-        return error.exit_code
-    print(f"{job.out}: {sum(manifest.samples.values())} samples in {len(manifest.shards)} shards")
-    return 0
+def main() -> str:
+    job, workers = parse()
+    with cluster(workers) as elsewhere:
+        manifest = pack_raw(job, elsewhere, lambda label: nullcontext(None), warn=say)
+    return f"{job.out}: {sum(manifest.samples.values())} samples in {len(manifest.shards)} shards"
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(end("pack", main))

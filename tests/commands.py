@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 DISTSEG = [sys.executable, "-m", "distseg.cli.main"]
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -28,17 +28,17 @@ def distseg_json(home: Path, *words: object) -> Any:
     return json.loads(distseg(home, *words, "--json").stdout)
 
 
-def start(home: Path, command: list[str]) -> "subprocess.Popen[bytes]":
+def start(home: Path, command: list[str], stdout: int | IO[bytes] = subprocess.DEVNULL) -> "subprocess.Popen[bytes]":
     """Starts a command without waiting for it; end it with ``kill``."""
     return subprocess.Popen(
         command,
         env=os.environ | {"DISTSEG_HOME": str(home)},
-        stdout=subprocess.DEVNULL,
+        stdout=stdout,
         stderr=subprocess.DEVNULL,
     )
 
 
-def wait_for(happened: Callable[[], Any], process: "subprocess.Popen[bytes]", timeout_s: float = 90) -> Any:
+def wait_for(happened: Callable[[], Any], process: "subprocess.Popen[bytes]", timeout_s: float = 180) -> Any:
     """What ``happened`` returns as soon as that is true; fails when the process ends before."""
     deadline = time.monotonic() + timeout_s
     while not (result := happened()):
@@ -70,6 +70,19 @@ def descendants(pid: int) -> list[int]:
         below = [child for child, parent in parents.items() if parent == above]
         found += below
         look_at += below
+    return found
+
+
+def called(name: str, among: list[int]) -> list[int]:
+    """Those of these processes whose command line begins so; Ray calls a worker after what it does."""
+    found = []
+    for pid in among:
+        try:
+            line = Path(f"/proc/{pid}/cmdline").read_text()
+        except OSError:
+            continue
+        if line.startswith(name):
+            found.append(pid)
     return found
 
 

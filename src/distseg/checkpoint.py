@@ -10,7 +10,7 @@ import torch
 from distseg import atomic
 from distseg.errors import HomeError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 def save(path: Path, tree: Mapping[str, Any]) -> None:

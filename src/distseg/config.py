@@ -246,7 +246,7 @@ class AdaptiveConfig(Section):
     """Training loss over that of the run's first window, or 1 - soft Dice."""
     target: Annotated[float, Field(gt=0, lt=1)] = 0.25
     """The level rises while the error is below (``gap``: while 1 - training / validation error is above)."""
-    dead_band: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    dead_band: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """The level rests while the signal is nearer to the target than this part of the target."""
     speed: Annotated[float, Field(gt=0)] = 0.25
     """How far the level moves per thousand images seen."""
@@ -256,7 +256,7 @@ class AdaptiveConfig(Section):
     """Highest level."""
     window_images: PositiveInt = 256
     """Images over which the level is constant, in whole batches; nothing is decoded further ahead than this."""
-    half_life_images: NonNegative = 512
+    half_life_images: NonNegative = 256
     """Images after which a measured error has half its weight; 0: no smoothing."""
     probability_max: Fraction = 1.0
     """Part of the samples that are augmented at level 1; at level 0, none."""
@@ -412,6 +412,8 @@ class RunConfig(Section):
                 f"model.frozen_stages: got {self.model.frozen_stages} with model.weights 'none', want 0: stages that "
                 "know nothing would never learn"
             )
+        if self.augment.adaptive.error == "soft_dice":
+            raise ValueError("augment.adaptive.error: got 'soft_dice', which objects do not have; want 'loss_ratio'")
         if self.train.compile:
             raise ValueError("train.compile: a Mask R-CNN's sizes change with every image; drop it")
 
@@ -462,14 +464,32 @@ class Budget(Section):
 
     trials: PositiveInt = 10
     hours: Annotated[float, Field(gt=0)] | None = None
+    """Of running; the time between an interruption and the resume is not counted."""
+    target: float | None = None
+    """Value of the metric that is good enough."""
 
 
 class Resources(Section):
     workers_per_trial: PositiveInt = 1
     cpus_per_worker: Annotated[float, Field(gt=0)] = 1
     gpus_per_worker: Annotated[float, Field(ge=0)] = 0
+    """A fraction lets several trials of one worker share a GPU."""
     max_concurrent: PositiveInt | None = None
     """At most this many trials at once; None: as many as the cluster holds."""
+    keep_best: PositiveInt = 5
+    """Checkpoints of this many ended trials, the best ones, stay on disk; figures, logs and pictures of all."""
+
+    @model_validator(mode="after")
+    def _gpus_can_be_held(self) -> "Resources":
+        gpus = self.gpus_per_worker
+        if gpus > 1 and gpus != int(gpus):
+            raise ValueError(f"gpus_per_worker: got {gpus:g}, want a fraction of one GPU or a whole number")
+        if 0 < gpus < 1 and self.workers_per_trial > 1:
+            raise ValueError(
+                f"gpus_per_worker: got {gpus:g} for {self.workers_per_trial} workers_per_trial, want a whole number: "
+                "NCCL takes each GPU only once in a trial"
+            )
+        return self
 
 
 class SearchConfig(Section):
@@ -553,6 +573,17 @@ def as_assignments(overrides: Mapping[str, Any]) -> list[str]:
     return [f"{dotted}={_as_word(value)}" for dotted, value in overrides.items()]
 
 
+def parse_assignment(item: str) -> tuple[str, Any]:
+    """``optim.lr=3e-4`` -> its dotted path and its value; ConfigError on anything else."""
+    dotted, equals, word = item.partition("=")
+    if not equals or not dotted:
+        raise ConfigError(f"override '{item}': want key=value, e.g. optim.lr=3e-4")
+    try:
+        return dotted, yaml.load(word, _Loader)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"override '{item}': value is not YAML") from error
+
+
 def dump(config: Section) -> str:
     """YAML that loads back to an equal config."""
     return yaml.dump(config.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False)
@@ -585,14 +616,7 @@ def _load(path: Path, overrides: Sequence[str], model: type[Config]) -> Config:
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: got {type(tree).__name__}, want a mapping of config keys")
     for item in overrides:
-        dotted, equals, word = item.partition("=")
-        if not equals or not dotted:
-            raise ConfigError(f"override '{item}': want key=value, e.g. optim.lr=3e-4")
-        try:
-            value = yaml.load(word, _Loader)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"override '{item}': value is not YAML") from error
-        _set(tree, dotted, value, f"override '{item}'", model)
+        _set(tree, *parse_assignment(item), f"override '{item}'", model)
     return _check(tree, str(path), model)
 
 

@@ -63,7 +63,8 @@ class Home:
 
     def study_names(self) -> list[str]:
         """Names of all studies, oldest first."""
-        found = [folder for folder in self.studies.glob("*") if (folder / "study.json").is_file()]
+        named = [folder for folder in self.studies.glob("*") if _NAME.fullmatch(folder.name)]  # none half written
+        found = [folder for folder in named if (folder / "study.json").is_file()]
         return [folder.name for folder in sorted(found, key=lambda folder: (folder / "study.json").stat().st_mtime)]
 
     def existing_study(self, name: str) -> Path:

@@ -3,8 +3,11 @@
 They hold plain Python only, so the rooms that must not import torch (leaderboard, queue) read them freely.
 """
 
+import fcntl
 import json
-from contextlib import suppress
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -25,6 +28,9 @@ BAD_FILE = "bad.jsonl"
 CONFIG_FILE = "config.yaml"
 LAST_CHECKPOINT = "checkpoints/last.pt"
 BEST_CHECKPOINT = "checkpoints/best.pt"
+PANELS_FOLDER = "panels"
+EXTREMES_PICTURE = "panels/best_median_worst.png"
+EXTREMES_FILE = "panels/best_median_worst.json"
 
 
 class Value(BaseModel):
@@ -77,6 +83,10 @@ class StudyInfo(Value):
     """Where the shards are."""
     data_digest: str
     split_digest: str
+    warm_start: str | None = None
+    """The study whose best trials it began with."""
+    job_id: str | None = None
+    """The queue's job that runs it, whose next attempt goes on with it."""
     created_at: str
     version: str
 
@@ -126,14 +136,19 @@ class TrialRecord(Value):
     """Validation samples behind the metrics."""
     bad_samples: int = 0
     world_size: int = 1
+    """Workers that trained last."""
+    world_sizes: tuple[int, ...] = ()
+    """Numbers of workers that trained one after another, where a run goes on with those that are left."""
     gpu_hours: float = 0.0
-    """Wall time times GPUs held."""
+    """Wall time times GPUs held, parts of one too."""
     cpu_hours: float = 0.0
     """CPU time used by the training processes, over all ranks."""
     energy_wh: float = 0.0
     """Used by the GPUs held, watt-hours; 0 where NVML does not tell."""
     gpu_memory_bytes: int = 0
     """Most memory that torch held at once on a GPU (rank 0's)."""
+    gpu_memory_used_bytes: int = 0
+    """Most memory in use on that GPU at once, by all that share it (NVML, once a second); 0 where it is silent."""
     seconds: float = 0.0
     """Wall time of training, interruptions left out."""
     checkpoint: str | None = None
@@ -145,6 +160,18 @@ class TrialRecord(Value):
 
     def save(self, folder: Path) -> None:
         """Writes ``folder/record.json`` atomically."""
+        with _held(folder):
+            self._write(folder)
+
+    def save_unless_ended(self, folder: Path) -> bool:
+        """Writes over a record that is not finished; False, and nothing written, where somebody has ended it."""
+        with _held(folder):
+            if TrialRecord.load(folder).status.finished:
+                return False
+            self._write(folder)
+            return True
+
+    def _write(self, folder: Path) -> None:
         atomic.write_text(folder / RECORD_FILE, self.model_dump_json(indent=1) + "\n")
 
     @classmethod
@@ -192,42 +219,66 @@ class LeaderboardRow(Value):
 
     rank: int | None
     """1 is best; None for trials that failed, have no metric yet, or stand apart."""
+    tied: bool | None = None
+    """Whether chance alone may have put it behind the best (of the best: whether any row is tied with it).
+
+    None where it cannot be told: not ranked, no counts per group, fewer than two groups in common.
+    """
+    difference: tuple[float, float] | None = None
+    """95 % paired bootstrap interval over groups of its metric minus that of the best; tied: it contains zero."""
     apart: str | None = None
-    """Why this trial cannot be compared with the ranked ones (another split, resolution, task or fold)."""
+    """Why this trial cannot be compared with the ranked ones (another metric, split, resolution, task or fold)."""
+    study: str
     trial_id: str
     status: Status
     reason: str | None
     metrics: dict[str, Any]
+    intervals: dict[str, tuple[float, float]]
+    """95 % bootstrap interval over groups, by metric."""
     overrides: dict[str, Any]
     architecture: str
     epochs: int
     epochs_planned: int
+    best_epoch: int | None
+    images_seen: int
     gpu_hours: float
     cpu_hours: float
+    energy_wh: float
+    gpu_memory_bytes: int
+    gpu_memory_used_bytes: int
     seconds: float
     data_digest: str
     split_digest: str
     split_leaky: bool
     resolution: tuple[int, int] | None
+    samples: int
     bad_samples: int
+    folder: str
+    """Absolute path of the trial's files."""
     checkpoint: str | None
     """Absolute path of the trial's best checkpoint."""
 
 
 class Parity(Value):
-    """How closely an exported file followed the eager model, over all sizes and batches tried."""
+    """How closely an exported file followed the eager model on one device, over all sizes and batches tried."""
 
+    device: str
+    precision: str
+    """fp32 or bf16 (autocast), of both sides."""
     cases: tuple[str, ...]
-    max_logit_difference: float
+    max_logit_difference: float | None
+    """None where the file gives no logits."""
     max_probability_difference: float
+    probability_tolerance: float
+    """The widest that was allowed."""
     mask_agreement: float
-    """Smallest part of pixels with the same label over the cases."""
+    """Smallest part of pixels with the same label over the cases; all that differ are undecided in the model."""
 
 
 class ExportManifest(Value):
     """What an exported file says of itself: the extra file ``distseg.json`` inside ``model.ts``."""
 
-    format_version: int = 1
+    format_version: int = 2
     task: str
     classes: tuple[str, ...]
     input_size: tuple[int, int] | None
@@ -249,9 +300,23 @@ class ExportManifest(Value):
     data_digest: str
     split_digest: str
     checkpoint_sha256: str
-    parity: Parity
+    parity: tuple[Parity, ...]
+    """One for each device and precision."""
     versions: dict[str, str]
     created_at: str
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Keeps other writers of a folder's record waiting, where the file system can lock a folder (NFS cannot)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def now() -> str:

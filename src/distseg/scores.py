@@ -14,8 +14,9 @@ Sums = npt.NDArray[np.float64]
 """(..., width(classes)): the confusion matrix row-major (truth, prediction), then the number of images, the sums of
 their Dice and of their IoU, then per class the pixels in both boundary bands and those in either."""
 
+PERCENTILES = (2.5, 97.5)
+"""Ends of every interval here: 95 %."""
 _RESAMPLES = 1000
-_INTERVAL = (2.5, 97.5)  # percentiles: 95 %
 
 
 def width(classes: int) -> int:
@@ -114,10 +115,18 @@ def intervals(groups: Sums, classes: int) -> dict[str, tuple[float, float]]:
         return {}
     found = {}
     for metric, draws in values(resampled(len(groups)) @ groups, classes).items():
-        if not np.isnan(draws).all():
-            low, high = np.nanpercentile(draws, _INTERVAL)
-            found[metric] = float(low), float(high)
+        interval = percentile_interval(draws)
+        if interval is not None:
+            found[metric] = interval
     return found
+
+
+def percentile_interval(draws: Sums) -> tuple[float, float] | None:
+    """The 95 % in the middle of the draws (n,) that are defined; None when none is."""
+    if np.isnan(draws).all():
+        return None
+    low, high = np.nanpercentile(draws, PERCENTILES)
+    return float(low), float(high)
 
 
 def resampled(groups: int) -> Sums:

@@ -87,3 +87,38 @@ def test_workers_errors_reach_the_caller_as_they_are(shards: Path, tmp_path: Pat
     with pytest.raises(HomeError, match=r"last.pt: belongs to another config \(seed: saved 0, now 1\)"):
         train(replace(other, config=with_overrides(TINY, {"seed": 1})))
     assert (other.folder / "record.json").read_bytes() == before
+
+
+def test_a_run_of_its_own_ray_starts_without_a_clusters_helpers() -> None:
+    """The names are private to Ray: a version that renames them must be noticed."""
+    from ray.train import ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    from distseg.on_ray.trainers import LeanTrainer
+
+    helpers = {"DatasetsCallback", "PlacementGroupCleanerCallback"}
+    stock, lean = (
+        {type(each).__name__ for each in kind(print, scaling_config=ScalingConfig(2))._create_default_callbacks()}
+        for kind in (TorchTrainer, LeanTrainer)
+    )
+    assert stock - lean == helpers
+    assert lean < stock
+
+
+def test_an_elastic_run_tries_again_as_long_as_it_gets_on(tmp_path: Path) -> None:
+    from ray.train.v2._internal.execution.failure_handling import FailureDecision
+    from ray.train.v2.api.exceptions import WorkerGroupError
+
+    from distseg.on_ray.trainers import _AsLongAsItGetsOn
+
+    checkpoint_file = tmp_path / "last.pt"
+    policy = _AsLongAsItGetsOn(checkpoint_file)
+    lost = WorkerGroupError("lost", {1: RuntimeError("connection reset by peer")})
+    raised, retried = FailureDecision.RAISE, FailureDecision.RETRY
+    assert [policy.make_decision(lost) for _ in range(6)] == [retried] * 5 + [raised]
+    checkpoint_file.touch()
+    assert [policy.make_decision(lost) for _ in range(6)] == [retried] * 5 + [raised]
+    os.utime(checkpoint_file, (1, 1))
+    both = WorkerGroupError("ours", {0: RuntimeError("connection reset by peer"), 1: TrainingError("loss is nan")})
+    assert policy.make_decision(both) is raised
+    assert policy.make_decision(lost) is retried

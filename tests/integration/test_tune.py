@@ -3,16 +3,18 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from commands import CONFIGS, DISTSEG, distseg, distseg_json, kill, start, wait_for
+from commands import CONFIGS, DISTSEG, called, descendants, distseg, distseg_json, kill, start, wait_for
 
 from distseg.records import Status, TrialRecord, read_json_lines
-from distseg.search.study import Event
+from distseg.search.events import Event
 
 pytestmark = pytest.mark.ray
 
@@ -138,20 +140,22 @@ def replayed(folder: Path, shards: Path, events: list[Event]) -> Any:
     """The scheduler after a study's record was replayed into it, without a Ray."""
     from distseg.config import load_search
     from distseg.home import Home
-    from distseg.on_ray.tune import RecordedSearcher, _scheduler
-    from distseg.search.study import open_study
+    from distseg.on_ray.schedulers import scheduler_of
+    from distseg.on_ray.searcher import RecordedSearcher
+    from distseg.search.start import StudyRequest, open_study
 
     (folder / "search.yaml").write_text(SEARCH)
     home = Home(folder / "home")
-    study = open_study(home, folder / "search.yaml", [f"train.epochs={EPOCHS}", "model.width=2"], shards, name="s")
+    overrides = [f"train.epochs={EPOCHS}", "model.width=2"]
+    study, _ = open_study(home, folder / "search.yaml", overrides, shards, StudyRequest(name="s"))
     study.begin()
     for event in events:
         if event.kind == "ask":
             assert study.announce(event.trial_id, event.overrides or {})
         else:
-            study.append(event)
+            study.log.append(event)
     search, base = load_search(study.folder / "search.yaml")
-    scheduler = _scheduler(search, base.train.epochs, "max")
+    scheduler = scheduler_of(search, base.train.epochs, "max")
     RecordedSearcher(study, lambda event: None).replay(scheduler)
     return scheduler, study
 
@@ -184,7 +188,7 @@ def test_a_trial_that_was_to_stop_when_its_driver_died_is_stopped(shards: Path, 
         Event("report", "0001", epoch=1, score=0.1),
     ]
     _, study = replayed(tmp_path, shards, events)
-    assert study.events[-1] == Event("end", "0001", score=0.1, status="PRUNED")
+    assert study.log.events[-1] == Event("end", "0001", score=0.1, status="PRUNED")
     assert TrialRecord.load(study.trial_folder("0001")).status is Status.PRUNED
 
 
@@ -212,18 +216,39 @@ def test_a_study_killed_twice_ends_as_one_left_alone(
     assert seen == Counter(event.trial_id for event in events_of(undisturbed[0]) if event.kind == "report")
 
 
-def test_ctrl_c_leaves_a_study_that_can_go_on(shards: Path, tmp_path: Path) -> None:
+def ctrl_c(process: "subprocess.Popen[bytes]") -> None:
+    """As a terminal does it: the signal is for the whole group, Ray's processes included."""
+    everybody = [process.pid, *descendants(process.pid)]
+    for pid in [pid for pid in everybody if os.getpgid(pid) == os.getpgid(process.pid)]:
+        os.kill(pid, signal.SIGINT)
+
+
+def test_a_killed_trial_goes_on_and_ctrl_c_ends_with_the_board(shards: Path, tmp_path: Path) -> None:
+    """The trial's process is killed after an epoch: it goes on from its checkpoint, not from the start."""
     home, words = tmp_path / "home", tune_words(tmp_path, shards)
-    process = start(home, [*DISTSEG, *words, "--trials", "1"])
+
+    def epochs() -> list[int | None]:
+        return [event.epoch for event in events_of(home) if event.kind == "report"]
+
+    with open(tmp_path / "stdout", "wb") as stdout:
+        process = start(home, [*DISTSEG, *words, "train.epochs=900", "--trials", "1", "--json"], stdout)
     try:
-        wait_for(lambda: [event for event in events_of(home) if event.kind == "report"], process)
-        os.kill(process.pid, signal.SIGINT)
+        wait_for(epochs, process)
+        (trial,) = called("ray::ImplicitFunc", descendants(process.pid))
+        os.kill(trial, signal.SIGKILL)
+        wait_for(lambda: [event for event in events_of(home) if event.kind == "lost"], process)
+        before = len(epochs())
+        wait_for(lambda: len(epochs()) > before, process)
+        ctrl_c(process)
         assert process.wait(timeout=60) == 130
     finally:
         kill(process)
+    assert epochs() == list(range(1, len(epochs()) + 1))
+    assert [event for event in events_of(home) if event.kind == "end"] == []
     record = TrialRecord.load(home / "studies/s/trials/0000")
     assert record.status is Status.INTERRUPTED
-    assert [event for event in events_of(home) if event.kind == "end"] == []
+    (row,) = json.loads((tmp_path / "stdout").read_text())["rows"]
+    assert (row["trial_id"], row["status"], row["epochs"]) == ("0000", "INTERRUPTED", record.epochs)
 
 
 def test_two_workers_a_trial(shards: Path, tmp_path: Path) -> None:
@@ -249,3 +274,35 @@ def test_more_workers_than_there_are_cpus(shards: Path, tmp_path: Path) -> None:
     assert done.stderr.startswith("distseg: error: a trial needs 999 workers of 1 CPU and 0 GPU each, ")
     assert done.stderr.count("\n") == 1
     assert not (tmp_path / "home").exists()
+
+
+def test_tensorboard_and_rays_own_tools_read_a_study(undisturbed: tuple[Path, dict[str, Any]]) -> None:
+    """In another process, as a user would: TensorBoard's runs are our trials, Ray's results have our figures."""
+    home, board = undisturbed
+    code = """
+import json, sys
+from ray import tune
+from ray.tune import ExperimentAnalysis
+from distseg.on_ray.tune import train_trial
+from tensorboard.backend.event_processing.event_multiplexer import EventMultiplexer
+
+folder = sys.argv[1]
+multiplexer = EventMultiplexer().AddRunsFromDirectory(folder)
+multiplexer.Reload()
+runs = {run: [scalar.value for scalar in multiplexer.Scalars(run, "dice_mean_per_image")] for run in multiplexer.Runs()}
+analysis = ExperimentAnalysis(folder + "/ray", default_metric="score", default_mode="max")
+results = tune.Tuner.restore(folder + "/ray", trainable=train_trial).get_results()
+grid = {result.config["trial_id"]: result.metrics.get("score") for result in results if result.metrics}
+print(json.dumps({"runs": runs, "best": analysis.best_config["trial_id"], "grid": grid}))
+"""
+    folder = home / "studies/s"
+    words = [sys.executable, "-c", code, str(folder)]
+    done = subprocess.run(words, check=True, capture_output=True, text=True)
+    found = json.loads(done.stdout.splitlines()[-1])
+    trained = [row["trial_id"] for row in board["rows"] if row["rank"]]
+    assert sorted(found["runs"]) == [f"trials/{trial}/tensorboard" for trial in sorted(trained)]
+    last = {event.trial_id: event.score for event in events_of(home) if event.kind == "report"}
+    for trial in trained:
+        assert found["runs"][f"trials/{trial}/tensorboard"][-1] == pytest.approx(last[trial])
+        assert found["grid"][trial] == last[trial]
+    assert last[found["best"]] == max(score for score in last.values() if score is not None)

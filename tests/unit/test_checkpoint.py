@@ -86,7 +86,7 @@ class Malice:
 
 def test_nothing_is_executed(tmp_path: Path) -> None:
     victim = tmp_path / "victim"
-    torch.save({"format_version": 1, "network": Malice(victim)}, tmp_path / "zip.pt")
+    torch.save({"format_version": 2, "network": Malice(victim)}, tmp_path / "zip.pt")
     (tmp_path / "plain.pt").write_bytes(pickle.dumps(Malice(victim)))
     for name in ("zip.pt", "plain.pt"):
         with pytest.raises(HomeError, match="cannot be read"):
@@ -94,10 +94,10 @@ def test_nothing_is_executed(tmp_path: Path) -> None:
     assert not victim.exists()
 
 
-@pytest.mark.parametrize("tree", [{"format_version": 2}, {}, [1, 2], torch.zeros(2)])
+@pytest.mark.parametrize("tree", [{"format_version": 1}, {}, [1, 2], torch.zeros(2)])
 def test_another_format_is_told(tree: object, tmp_path: Path) -> None:
     torch.save(tree, tmp_path / "last.pt")
-    with pytest.raises(HomeError, match=r"checkpoint format (2|None), want 1"):
+    with pytest.raises(HomeError, match=r"checkpoint format (1|None), want 2"):
         checkpoint.load(tmp_path / "last.pt")
 
 

@@ -12,9 +12,9 @@ from distseg import __version__
 from distseg.cli import main as cli
 from distseg.errors import DataError, DistsegError, TrainingError
 
-COMMANDS = ["data", "train", "tune", "leaderboard", "export", "evaluate", "submission", "score"]
+COMMANDS = ["train", "tune", "leaderboard", "report", "export", "evaluate", "predict", "submission", "score"]
+GROUPS = {"data": ["synth", "pack", "audit", "info", "verify"], "augment": ["preview"]}
 """All that ``--help`` lists; whoever adds a command adds it here."""
-DATA_COMMANDS = ["synth", "pack", "audit", "info", "verify"]
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> object:
@@ -40,13 +40,15 @@ def test_help_lists_the_commands_that_exist(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(monkeypatch, "--help") == 0
-    assert [group.name for group in cli.app.registered_groups] == COMMANDS[:1]
+    assert [group.name for group in cli.app.registered_groups] == [*GROUPS]
     out = capsys.readouterr().out
-    assert [name for name in COMMANDS if not re.search(rf"\b{name}\b", out)] == []
-    assert len(cli.app.registered_commands) == len(COMMANDS) - 1
+    assert [name for name in [*GROUPS, *COMMANDS] if not re.search(rf"\b{name}\b", out)] == []
+    assert len(cli.app.registered_commands) == len(COMMANDS)
 
 
-@pytest.mark.parametrize("command", ["", *COMMANDS[1:], *(f"data {name}" for name in DATA_COMMANDS)])
+@pytest.mark.parametrize(
+    "command", ["", *COMMANDS, *(f"{group} {name}" for group, names in GROUPS.items() for name in names)]
+)
 def test_every_help_shows_an_example(
     command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -3,6 +3,7 @@
 import errno
 import json
 import math
+import os
 import threading
 from collections.abc import Iterable
 from pathlib import Path
@@ -33,9 +34,10 @@ from distseg.records import Score, Status, read_json_lines
 from distseg.tasks import dense
 from distseg.tasks.predictor import Predictor
 from distseg.tasks.scoring import measure
-from distseg.train import upload
+from distseg.train import loop, upload
 from distseg.train.ema import Ema
 from distseg.train.loop import run
+from distseg.train.step import train_step
 from distseg.train.upload import Uploads
 
 DICE = "dice_mean_per_image"
@@ -144,7 +146,7 @@ def test_patience_ends_a_run_as_completed(shards: Path, tmp_path: Path, monkeypa
     assert (record.status, record.reason) == (Status.COMPLETED, "no better epoch in 2")
     assert (record.epochs, record.epochs_planned, record.best_epoch) == (4, 8, 2)
     assert record.metrics[DICE] == 0.7
-    assert [path.name for path in (spec.folder / "panels").iterdir()] == ["epoch-0004.png"]  # of the last
+    assert [path.name for path in (spec.folder / "panels").glob("epoch-*")] == ["epoch-0004.png"]  # of the last
     rows: list[dict[str, Any]] = []
     again = run(spec, worker(rows.append))  # would be told 0.9 now
     assert (again.status, again.reason, again.epochs, rows) == (record.status, record.reason, 4, [])
@@ -188,6 +190,16 @@ def test_patience_waits_for_a_validation(shards: Path, tmp_path: Path, monkeypat
     dictate([0.5, 0.6, 0.4, 0.9], monkeypatch)
     record = run(spec, worker())
     assert (record.epochs, record.best_epoch, record.reason) == (9, 6, "no better epoch in 2")
+
+
+def test_a_run_whose_last_epoch_is_no_better_was_not_stopped(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = spec_of(tmp_path / "run", shards, {"train.epochs": 3, "train.patience_epochs": 2})
+    dictate([0.5, 0.4, 0.4], monkeypatch)
+    record = run(spec, worker())
+    assert (record.epochs, record.best_epoch, record.reason) == (3, 1, None)
+    assert run(spec, worker()).reason is None
 
 
 @pytest.mark.parametrize(("mode", "best"), [("max", 3), ("min", 2)])
@@ -305,6 +317,60 @@ def test_a_failed_copy_does_not_hide_the_runs_own_error(tmp_path: Path) -> None:
 
     with pytest.raises(Stop):
         stop()
+
+
+# Kernels
+
+
+def kernels() -> tuple[Any, ...]:
+    cudnn = torch.backends.cudnn
+    return (
+        *(torch.get_num_threads(), cudnn.benchmark, cudnn.deterministic, torch.get_deterministic_debug_mode()),
+        os.environ.get("CUBLAS_WORKSPACE_CONFIG"),
+    )
+
+
+@pytest.mark.parametrize("workspace", [None, ":16:8"])
+def test_deterministic_kernels_are_for_one_run(
+    workspace: str | None, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trials share a process: what one of them asks for must not reach the next, even when it fails."""
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    if workspace:
+        monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", workspace)
+    before, seen = kernels(), []
+
+    def look(*given: Any) -> torch.Tensor:
+        seen.append(kernels())
+        return train_step(*given)
+
+    monkeypatch.setattr(loop, "train_step", look)
+    run(spec_of(tmp_path / "free", shards, {"train.epochs": 1, "train.threads": 2}), worker())
+    assert seen[0] == (2, True, False, 0, workspace)
+    assert kernels() == before
+    seen.clear()
+    run(spec_of(tmp_path / "exact", shards, {"train.epochs": 1, "train.deterministic": True}), worker())
+    assert seen[0] == (1, False, True, 2, workspace or ":4096:8")  # 2: an error, not a warning
+    assert kernels() == before
+    monkeypatch.setattr(loop, "train_step", Stop)
+    with pytest.raises(TypeError):
+        run(spec_of(tmp_path / "failed", shards, {"train.deterministic": True, "train.threads": 2}), worker())
+    assert kernels() == before
+
+
+def test_a_kernel_without_a_deterministic_form_says_what_to_change(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logits = Predictor.network_logits
+
+    def with_such_a_kernel(self: Predictor, images: torch.Tensor) -> torch.Tensor:
+        torch.ones(2, 2).put_(torch.tensor([0, 0]), torch.tensor([1.0, 2.0]), accumulate=False)  # the last one wins?
+        return logits(self, images)
+
+    monkeypatch.setattr(Predictor, "network_logits", with_such_a_kernel)
+    with pytest.raises(ConfigError, match=r"^train.deterministic: put_ does not have a deterministic implementation"):
+        run(spec_of(tmp_path / "run", shards, {"train.deterministic": True}), worker())
+    assert run(spec_of(tmp_path / "free", shards, {"train.epochs": 1}), worker()).status is Status.COMPLETED
 
 
 # Errors of a step

@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnxruntime
 import pytest
 import torch
 
@@ -20,12 +22,13 @@ from distseg.data.pack import pack
 from distseg.data.synthetic.carvana import write_carvana
 from distseg.errors import DataError, HomeError, InputError, ParityError
 from distseg.export import parity
-from distseg.export.build import export, restore_predictor, score_file
+from distseg.export.build import _compiled, export, restore_predictor, score_file
 from distseg.export.torchscript import load, save
 from distseg.leaderboard.choose import trial_folder
 from distseg.predict.evaluate import evaluate
-from distseg.records import Status, TrialRecord
+from distseg.records import ExportManifest, Status, TrialRecord
 from distseg.tasks import dense
+from distseg.tasks.predictor import Predictor
 from distseg.train.loop import run
 from distseg.train.run_folder import RunSpec
 from distseg.train.worker import LocalWorker
@@ -73,9 +76,12 @@ def test_the_manifest_tells_the_whole_story(exported: Path, trained_run: Path) -
 def test_other_architectures_follow_their_models(name: str, shards: Path, tmp_path: Path) -> None:
     folder = trained(tmp_path / name, shards, {"model.architecture": name, **SMP})
     manifest = export(folder, tmp_path / "model.ts")
-    assert manifest.parity.mask_agreement > 0.999
-    assert manifest.parity.max_probability_difference < 1e-3
-    assert len(manifest.parity.cases) == len(parity.SIZES) * len(parity.BATCHES)
+    on_cpu, in_bf16 = manifest.parity[:2]
+    assert (on_cpu.device, on_cpu.precision, in_bf16.precision) == ("cpu", "fp32", "bf16")
+    assert on_cpu.mask_agreement > 0.999
+    assert on_cpu.max_probability_difference < 1e-3
+    assert on_cpu.max_logit_difference is not None
+    assert on_cpu.cases == ("1x3x1x1", "3x3x31x1003", "1x3x200x300", "2x3x512x512", "1x3x1280x1918")
     assert manifest.metrics == evaluate(tmp_path / "model.ts", ShardFolder.open(shards), "val")["metrics"]
 
 
@@ -200,13 +206,41 @@ def test_a_truncated_file_without_its_digest(exported: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit")
-@pytest.mark.parametrize("extra", [{}, {"distseg.json": "{}"}, {"distseg.json": "no json"}])
-def test_somebody_elses_torchscript(extra: dict[str, str], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("extra", "said"),
+    [
+        ({}, r"model.ts: holds no distseg.json; make it with 'distseg export', or .* --foreign"),
+        ({"distseg.json": "{}"}, r"model.ts: its distseg.json is not of this version; make it with"),
+        ({"distseg.json": "no json"}, r"model.ts: its distseg.json is not of this version; make it with"),
+    ],
+)
+def test_somebody_elses_torchscript(extra: dict[str, str], said: str, tmp_path: Path) -> None:
     torch.jit.save(torch.jit.script(torch.nn.ReLU()), str(tmp_path / "model.ts"), _extra_files=extra)
-    with pytest.raises(
-        DataError, match=r"model.ts: holds no distseg.json of this version; make it with 'distseg export'"
-    ):
+    with pytest.raises(DataError, match=said):
         load(tmp_path / "model.ts")
+
+
+class Brightness(torch.nn.Module):
+    """Somebody's own model that can be called as ours are."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return (images.float().mean(dim=1) > 127).to(torch.uint8)
+
+    @torch.jit.export
+    def probabilities(self, images: torch.Tensor) -> torch.Tensor:
+        return images.float().mean(dim=1, keepdim=True) / 255
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+def test_a_foreign_file_is_run_when_told_so(tmp_path: Path) -> None:
+    path = tmp_path / "model.ts"
+    torch.jit.save(torch.jit.script(Brightness()), str(path))
+    loaded = load(path, foreign=True)
+    assert (loaded.manifest.task, loaded.manifest.classes) == ("binary", ("class 0", "class 1"))
+    assert loaded.module(torch.full((2, 3, 5, 6), 200, dtype=torch.uint8)).sum() == 2 * 5 * 6
+    torch.jit.save(torch.jit.script(torch.nn.ReLU()), str(path))
+    with pytest.raises(DataError, match=r"model.ts: cannot be called as files of 'distseg export' are"):
+        load(path, foreign=True)
 
 
 @pytest.mark.parametrize("name", ["absent.ts", "."])
@@ -235,15 +269,58 @@ def test_other_classes_are_not_measured(exported: Path, shards: Path, tmp_path: 
         evaluate(exported, ShardFolder.open(shards), "test")
 
 
+# Beside model.ts
+
+
+def test_onnx_and_a_program_say_the_same(trained_run: Path, shards: Path, tmp_path: Path) -> None:
+    onnx, program = tmp_path / "model.onnx", tmp_path / "model.pt2"
+    manifest = export(trained_run, tmp_path / "model.ts", onnx=onnx, program=program)
+    images = torch.randint(0, 256, (3, 3, 45, 70), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    wanted = load(tmp_path / "model.ts").module.probabilities(images)
+    session = onnxruntime.InferenceSession(onnx, providers=["CPUExecutionProvider"])
+    masks, probabilities = session.run(None, {"images": images.numpy()})
+    assert (masks.shape, masks.dtype) == ((3, 45, 70), np.uint8)
+    torch.testing.assert_close(torch.from_numpy(probabilities), wanted, rtol=0, atol=1e-3)
+    inside = ExportManifest.model_validate_json(session.get_modelmeta().custom_metadata_map["distseg.json"])
+    assert inside == manifest
+    extra = {"distseg.json": ""}
+    loaded = torch.export.load(program, extra_files=extra).module()
+    torch.testing.assert_close(loaded(images)[1], wanted, rtol=0, atol=1e-3)
+    assert ExportManifest.model_validate_json(extra["distseg.json"]) == manifest
+
+
+class DecidesByItsInput(torch.nn.Module):
+    """Tracing records one of its two ways."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if bool(x.mean() > -0.4):
+            return x[:, :1]
+        return -x[:, :1]
+
+
+def test_a_network_that_tracing_does_not_follow_is_scripted(exported: Path, tmp_path: Path) -> None:
+    predictor = Predictor(
+        DecidesByItsInput(), input_size=(32, 32), divisor=1, mean=(0.5, 0.5, 0.5), std=(1.0, 1.0, 1.0)
+    )
+    module, found = _compiled(predictor, load(exported).manifest, tmp_path / "draft.ts")
+    assert {each.precision for each in found} == {"fp32", "bf16"}
+    black = torch.zeros(1, 3, 32, 32, dtype=torch.uint8)
+    assert module.logits(black).min() == 0.5  # -(0 - 0.5)
+    assert module.logits(black + 255).min() == 0.5  # 1 - 0.5
+
+
 # Exports that fail
 
 
 def test_a_file_that_does_not_follow_the_model_is_not_written(
     trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(parity, "PROBABILITY_TOLERANCE", -1.0)
-    with pytest.raises(ParityError, match=r"exported model, 1x3x1x1: probabilities differ by .*nothing was written"):
-        export(trained_run, tmp_path / "model.ts")
+    strict = parity.RULES["bf16"]._replace(probability=-1.0)
+    monkeypatch.setitem(parity.RULES, "bf16", strict)
+    with pytest.raises(
+        ParityError, match=r"model.ts, cpu bf16, 1x3x31x1003: probabilities differ by .*nothing was written"
+    ):
+        export(trained_run, tmp_path / "model.ts", onnx=tmp_path / "model.onnx")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -251,11 +328,37 @@ def test_parity_sees_a_model_that_differs(trained_run: Path, shards: Path, expor
     tree = checkpoint.load(trained_run / "checkpoints/best.pt")
     predictor = restore_predictor(TINY, tree, ShardFolder.open(shards).manifest)
     module = load(exported).module
-    assert parity.check(predictor, module, sizes=[(40, 50)]).mask_agreement > 0.999
+
+    def run(images: torch.Tensor) -> parity.Output:
+        return parity.Output(module(images), module.probabilities(images), None)
+
+    found = parity.check(predictor, run)
+    assert found.mask_agreement > 0.999
+    assert found.max_logit_difference is None
     with torch.no_grad():
         predictor.network.head.bias += 0.1  # type: ignore[union-attr, operator]
-    with pytest.raises(ParityError, match=r"1x3x40x50: probabilities differ by 0.0"):
-        parity.check(predictor, module, sizes=[(40, 50)])
+    with pytest.raises(ParityError, match=r"model.ts, cpu fp32, 1x3x1x1: probabilities differ by 0.0"):
+        parity.check(predictor, run)
+
+
+def test_parity_sees_labels_that_do_not_follow_the_probabilities(exported: Path) -> None:
+    module = load(exported).module
+
+    def inverted(images: torch.Tensor) -> parity.Output:
+        return parity.Output(1 - module(images), module.probabilities(images), None)
+
+    class AsModel:
+        """The file itself in the model's place, so that only the labels differ."""
+
+        eval = staticmethod(lambda: None)
+        logits = staticmethod(module.logits)
+        labels_of = staticmethod(lambda logits: (logits[:, 0] > 0).to(torch.uint8))
+        probabilities_of = staticmethod(torch.sigmoid)
+
+    with pytest.raises(
+        ParityError, match=r"differ by 0 \(want 0.001\), [1-9]\d* labels differ where the model is decided"
+    ):
+        parity.check(AsModel(), inverted)  # type: ignore[arg-type]
 
 
 def test_a_run_without_a_checkpoint(trained_run: Path, tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ import io
 import json
 import math
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +18,11 @@ from typer.testing import CliRunner, Result
 
 from distseg.cli.leaderboard import leaderboard
 from distseg.errors import HomeError, InputError
-from distseg.leaderboard.rank import comparable_sets, rank, sorting
+from distseg.leaderboard import rank as ranking
+from distseg.leaderboard.board import Board, read_board
+from distseg.leaderboard.rank import comparable_sets, sorting
 from distseg.leaderboard.render import render, to_json
-from distseg.leaderboard.store import records
+from distseg.leaderboard.store import Store, Trial, records
 from distseg.records import LeaderboardRow, Status, StudyInfo, TrialRecord
 
 ROOT = Path("/home/studies/cars")
@@ -64,6 +68,18 @@ def trial(number: int, dice: float | None = None, **changed: Any) -> TrialRecord
     return TrialRecord(**(known | changed))
 
 
+def placed_in(trials: list[TrialRecord], root: Path = ROOT, study: str = "cars") -> list[Trial]:
+    return [Trial(record, root / "trials" / record.trial_id, study) for record in trials]
+
+
+def rank(trials: list[TrialRecord], metric: str, mode: str, root: Path = ROOT) -> list[LeaderboardRow]:
+    return ranking.rank(placed_in(trials, root), metric, mode)
+
+
+def board_of(trials: list[TrialRecord], metric: str = DICE) -> Board:
+    return Board((STUDY,), metric, "max", tuple(rank(trials, metric, "max")))
+
+
 def board_of_eight() -> list[TrialRecord]:
     def tried(number: int, dice: float | None, encoder: str, lr: float, policy: str, **changed: Any) -> TrialRecord:
         overrides = {"model.encoder": encoder, "optim.lr": lr, "augment.policy": policy, "loss.name": "dice"}
@@ -83,7 +99,7 @@ def board_of_eight() -> list[TrialRecord]:
 
 def shown(trials: list[TrialRecord], width: int | None, metric: str = DICE) -> list[str]:
     console = Console(file=io.StringIO(), width=width or 80, force_terminal=width is not None, color_system=None)
-    render(console, STUDY, rank(trials, metric, "max", ROOT), metric, "max")
+    render(console, board_of(trials, metric))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue().splitlines()
 
@@ -94,7 +110,7 @@ def placed(rows: list[LeaderboardRow]) -> list[tuple[str, int | None]]:
 
 def test_best_first_then_waiting_then_apart_then_failed() -> None:
     waiting = trial(8, None, status=Status.PENDING, resolution=None)
-    assert placed(rank([*board_of_eight(), waiting], DICE, "max", ROOT)) == [
+    assert placed(rank([*board_of_eight(), waiting], DICE, "max")) == [
         *[("0002", 1), ("0001", 2), ("0000", 3), ("0005", 4), ("0007", 5), ("0003", 6)],
         *[("0008", None), ("0006", None), ("0004", None)],
     ]
@@ -102,17 +118,17 @@ def test_best_first_then_waiting_then_apart_then_failed() -> None:
 
 def test_lowest_first_and_ties_by_trial_id() -> None:
     trials = [trial(2, 0.5), trial(1, 0.5), trial(0, 0.7)]
-    assert placed(rank(trials, DICE, "min", ROOT)) == [("0001", 1), ("0002", 2), ("0000", 3)]
+    assert placed(rank(trials, DICE, "min")) == [("0001", 1), ("0002", 2), ("0000", 3)]
 
 
 @pytest.mark.parametrize("figure", [math.nan, math.inf, None, True, "0.9"])
 def test_what_is_no_figure_is_not_ranked(figure: object) -> None:
-    rows = rank([trial(0, metrics={DICE: figure}), trial(1, 0.1)], DICE, "max", ROOT)
+    rows = rank([trial(0, metrics={DICE: figure}), trial(1, 0.1)], DICE, "max")
     assert placed(rows) == [("0001", 1), ("0000", None)]
 
 
 def test_a_failed_trial_is_not_ranked_even_with_a_figure() -> None:
-    rows = rank([trial(0, 0.99, status=Status.FAILED, reason="disk full"), trial(1, 0.1)], DICE, "max", ROOT)
+    rows = rank([trial(0, 0.99, status=Status.FAILED, reason="disk full"), trial(1, 0.1)], DICE, "max")
     assert placed(rows) == [("0001", 1), ("0000", None)]
     assert rows[1].reason == "disk full"
 
@@ -124,22 +140,26 @@ def test_a_failed_trial_is_not_ranked_even_with_a_figure() -> None:
         ({"resolution": (256, 128)}, "resolution 256x128, not 128x96"),
         ({"resolution": None}, "resolution of each image, not 128x96"),
         ({"task": "multiclass"}, "task multiclass, not binary"),
+        ({"metric": "iou_dataset"}, "metric iou_dataset, not dice_mean_per_image"),
     ],
 )
 def test_other_conditions_stand_apart(changed: dict[str, Any], why: str) -> None:
-    rows = rank([trial(0, 0.99, **changed), trial(1, 0.1), trial(2, 0.2)], DICE, "max", ROOT)
+    rows = rank([trial(0, 0.99, **changed), trial(1, 0.1), trial(2, 0.2)], DICE, "max")
     assert placed(rows) == [("0002", 1), ("0001", 2), ("0000", None)]
     assert [row.apart for row in rows] == [None, None, why]
 
 
 def test_of_two_sets_as_large_the_earlier_trial_decides() -> None:
     trials = [trial(1, 0.2), trial(0, 0.1, task="multiclass")]
-    assert [[record.trial_id for record in members] for members in comparable_sets(trials)] == [["0000"], ["0001"]]
+    assert [[t.record.trial_id for t in members] for members in comparable_sets(placed_in(trials), DICE)] == [
+        ["0000"],
+        ["0001"],
+    ]
 
 
 def test_no_records_no_rows() -> None:
-    assert comparable_sets([]) == []
-    assert rank([], DICE, "max", ROOT) == []
+    assert comparable_sets([], DICE) == []
+    assert rank([], DICE, "max") == []
 
 
 some_trials = st.lists(
@@ -174,14 +194,14 @@ def test_a_pure_function_of_the_records_in_any_order(drawn: list[Any], random: A
 
 def test_sorting_by_another_metric() -> None:
     trials = board_of_eight()
-    assert sorting(STUDY, trials, None) == (DICE, "max")
-    assert sorting(STUDY, trials, "iou_mean_per_image") == ("iou_mean_per_image", "max")
+    assert sorting([STUDY], trials, None) == (DICE, "max")
+    assert sorting([STUDY], trials, "iou_mean_per_image") == ("iou_mean_per_image", "max")
     with pytest.raises(InputError, match=f"'mIoU'.*measures only {DICE}, iou_mean_per_image"):
-        sorting(STUDY, trials, "mIoU")
+        sorting([STUDY], trials, "mIoU")
 
 
 def test_a_study_that_minimizes_keeps_its_mode() -> None:
-    assert sorting(STUDY.model_copy(update={"mode": "min"}), [], DICE) == (DICE, "min")
+    assert sorting([STUDY.model_copy(update={"mode": "min"})], [], DICE) == (DICE, "min")
 
 
 def test_records_of_a_folder(tmp_path: Path) -> None:
@@ -225,20 +245,20 @@ def test_a_terminal_gets_what_fits_and_nothing_cut(width: int) -> None:
     lines = shown(board_of_eight(), width)
     assert max(map(len, lines)) <= width
     headings = lines[4].split()
-    assert headings[:5] == ["#", "trial", "status", "dice/img", "iou/img"]
-    assert lines[5].split()[:5] == ["1", "0002", "COMPLETED", "0.9903", "0.9803"]
+    assert headings[:5] == ["#", "trial", "status", "dice/img", "encoder"]
+    assert lines[5].split()[:5] == ["1", "0002", "COMPLETED", "0.9903", "efficientnet-b0"]
     assert {"encoder", "lr"} <= set(headings)
     assert not any("…" in line for line in lines)
     left_out = " ".join(lines).partition("Not shown at this width:")[2]
-    assert ("GPU h" in " ".join(headings)) != ("GPU h" in left_out)
+    assert ("CPU h" in " ".join(headings)) != ("CPU h" in left_out)
 
 
 def test_a_wide_terminal_shows_everything() -> None:
     lines = shown(board_of_eight(), 200)
-    wanted = "# trial status dice/img iou/img encoder lr policy epoch minutes loss.name bad images GPU h CPU h"
+    wanted = "# trial status dice/img encoder lr policy epoch minutes iou/img loss.name CPU h images bad resolution"
     assert " ".join(lines[4].split()) == wanted
-    assert lines[5].split()[5:11] == ["efficientnet-b0", "0.001", "color", "5/10", "1.5", "dice"]
-    assert lines[7].split()[5:8] == ["base", "base", "base"]
+    assert lines[5].split()[4:11] == ["efficientnet-b0", "0.001", "color", "5/10", "1.5", "0.9803", "dice"]
+    assert lines[7].split()[4:7] == ["base", "base", "base"]
 
 
 def test_below_the_table_stand_reasons_facts_and_the_next_step() -> None:
@@ -265,7 +285,7 @@ def test_elsewhere_plain_lines_with_exact_names() -> None:
     lines = shown(trials, None)
     table = lines[4 : 4 + 1 + 8]  # the trial that stands apart is not among them
     assert {DICE, "iou_mean_per_image"} <= set(table[0].split())
-    assert all(len(line.split()) == 14 for line in table[1:])
+    assert all(len(line.split()) == 15 for line in table[1:])
     assert long in table[7]
     start = table[0].index("encoder")
     assert [line[start] for line in table[1:4]] == ["e", "r", "b"]  # efficientnet-b0, resnet34, base
@@ -285,7 +305,7 @@ def test_a_reason_cannot_steer_the_terminal() -> None:
 
 def test_the_best_is_green_and_the_failed_red() -> None:
     console = Console(file=io.StringIO(), width=80, force_terminal=True, color_system="standard", legacy_windows=False)
-    render(console, STUDY, rank(board_of_eight(), DICE, "max", ROOT), DICE, "max")
+    render(console, board_of(board_of_eight()))
     assert isinstance(console.file, io.StringIO)
     lines = console.file.getvalue().splitlines()
     assert [line.partition("m")[0] for line in lines if " 0002 " in line] == ["\x1b[1;32"]
@@ -294,7 +314,7 @@ def test_the_best_is_green_and_the_failed_red() -> None:
 
 def test_json_has_the_fields_of_the_contract() -> None:
     trials = [trial(0, 0.9, overrides={"optim.lr": 0.001}), trial(1, metrics={DICE: math.nan, "per_class": [math.nan]})]
-    document = to_json(STUDY, DICE, "max", rank(trials, DICE, "max", ROOT))
+    document = to_json(board_of(trials))
     assert json.loads(json.dumps(document, allow_nan=False)) == document
     assert (document["study"], document["metric"], document["mode"]) == ("cars", DICE, "max")
     first, second = document["rows"]
@@ -320,13 +340,24 @@ def save_study(home: Path, name: str, *trials: TrialRecord) -> None:
     (folder / "study.json").write_text(STUDY.model_copy(update={"name": name}).model_dump_json())
 
 
-def test_the_command_shows_the_studies_named(tmp_path: Path) -> None:
-    save_study(tmp_path, "cars", trial(0, 0.9))
-    save_study(tmp_path, "roads", trial(0, 0.8))
-    both = command(tmp_path, "cars", "roads")
+def test_several_studies_are_one_board_where_they_can_be_compared(tmp_path: Path) -> None:
+    save_study(tmp_path, "cars", trial(0, 0.9), trial(1, 0.7))
+    save_study(tmp_path, "more", trial(0, 0.8), trial(1, 0.95, split_digest="6" * 64))
+    both = command(tmp_path, "cars", "more", "cars")
     assert both.exit_code == 0
-    titles = [line for line in both.stdout.splitlines() if line.startswith("Study ")]
-    assert titles == ["Study cars", "Study roads"]
+    lines = both.stdout.splitlines()
+    assert lines[:2] == ["Studies cars, more", "4 of 40 trials: 4 completed"]
+    assert [line.split()[:2] for line in lines[5:8]] == [["1", "cars/0000"], ["2", "more/0000"], ["3", "cars/0001"]]
+    assert "Not comparable with the ranking above: split 66666666, not 55555555" in lines
+    assert lines[-1] == "Next: distseg export cars --out model.ts"
+
+
+def test_studies_of_different_metrics_stand_apart(tmp_path: Path) -> None:
+    save_study(tmp_path, "cars", trial(0, 0.5))
+    save_study(tmp_path, "roads", *(trial(n, 0.9, metric="iou_mean_per_image") for n in range(3)))
+    board = read_board(tmp_path / "studies/cars", tmp_path / "studies/roads")
+    assert [(row.study, row.rank) for row in board.rows] == [("cars", 1), *[("roads", None)] * 3]
+    assert board.rows[1].apart == f"metric iou_mean_per_image, not {DICE}"
 
 
 def test_the_command_shows_the_newest_study_when_none_is_named(tmp_path: Path) -> None:
@@ -343,6 +374,8 @@ def test_the_command_prints_one_json_document(tmp_path: Path) -> None:
     assert (one["study"], one["metric"], one["rows"][0]["rank"]) == ("roads", "iou_mean_per_image", 1)
     two = json.loads(command(tmp_path, "roads", "cars", "--json").stdout)
     assert [board["study"] for board in two["studies"]] == ["roads", "cars"]
+    assert (two["study"], two["metric"]) == ("roads, cars", DICE)
+    assert [(row["rank"], row["study"]) for row in two["rows"]] == [(1, "cars"), (2, "roads")]
 
 
 def test_the_command_refuses_what_it_does_not_know_before_it_prints(tmp_path: Path) -> None:
@@ -354,3 +387,65 @@ def test_the_command_refuses_what_it_does_not_know_before_it_prints(tmp_path: Pa
         refused = command(tmp_path, *words)
         assert type(refused.exception) is wanted
         assert refused.stdout == ""
+
+
+def test_filters_hide_rows_and_keep_ranks(tmp_path: Path) -> None:
+    save_study(
+        tmp_path,
+        "cars",
+        trial(0, 0.9),
+        trial(1, 0.8, overrides={"optim.lr": 0.001, "augment.policy": "none"}),
+        trial(2, 0.7, status=Status.PRUNED, overrides={"optim.lr": 0.003}),
+    )
+    (tmp_path / "studies/cars/config.yaml").write_text("optim: {lr: 1.0e-3}\naugment: {policy: flip}\n")
+
+    def ranks(*words: str) -> list[int]:
+        return [row["rank"] for row in json.loads(command(tmp_path, "cars", "--json", *words).stdout)["rows"]]
+
+    assert ranks("--status", "pruned") == [3]
+    assert ranks("--status", "pruned", "--status", "COMPLETED") == [1, 2, 3]
+    assert ranks("--where", "optim.lr=1e-3") == [1, 2]  # the base config's own value counts
+    assert ranks("--where", "optim.lr=1e-3", "--where", "augment.policy=none") == [2]
+    assert ranks("--where", "augment.policy=elastic") == []
+    shown = command(tmp_path, "cars", "--status", "pruned").stdout
+    assert "1 of 3 rows shown, ranks are those of all" in shown
+    assert shown.endswith("Next: distseg export cars --out model.ts\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["--status", "dead"], "--status: got 'dead', want one of PENDING, RUNNING"),
+        (["--where", "optim.lr"], "--where: got 'optim.lr', want key=value"),
+        (["--where", "optim.lrate=1"], "unknown field 'optim.lrate'; did you mean 'optim.lr'"),
+    ],
+)
+def test_filters_refuse_what_they_do_not_know(tmp_path: Path, words: list[str], why: str) -> None:
+    refused = command(tmp_path, *words)
+    assert isinstance(refused.exception, InputError)
+    assert why in str(refused.exception)
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from distseg.records import TrialRecord
+folder = Path(sys.argv[1])
+record = TrialRecord.load(folder)
+for epoch in range(200):
+    record.model_copy(update={"epochs": epoch, "reason": "x" * (epoch * 50)}).save(folder)
+"""
+
+
+def test_a_reader_beside_two_writers_always_sees_whole_records(tmp_path: Path) -> None:
+    trial(0, 0.9).save(tmp_path / "trials/0000")
+    writers = [subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path / "trials/0000")]) for _ in range(2)]
+    store, seen = Store(tmp_path), set()
+    while any(writer.poll() is None for writer in writers):
+        [found] = store.trials()
+        assert found.record.status is Status.COMPLETED
+        seen.add(found.record.epochs)
+    assert [writer.returncode for writer in writers] == [0, 0]
+    assert len(seen) > 3
+    assert [found.record for found in store.trials()] == records(tmp_path)
+    assert [path.name for path in (tmp_path / "trials/0000").iterdir()] == ["record.json"]

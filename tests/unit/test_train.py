@@ -64,6 +64,8 @@ def test_a_run_leaves_its_files_and_nothing_else(whole: RunSpec) -> None:
         "checkpoints/last.pt",
         "checkpoints/best.pt",
         "panels/epoch-0003.png",
+        "panels/best_median_worst.png",
+        "panels/best_median_worst.json",
     }
     assert {path.name for path in whole.folder.iterdir()} == {
         *("config.yaml", "record.json", "epochs.jsonl", "groups.json", "progress.json"),
@@ -202,6 +204,13 @@ def test_a_finished_run_is_left_as_it_is(whole: RunSpec, tmp_path: Path) -> None
         assert (spec.folder / name).read_bytes() == (whole.folder / name).read_bytes()
 
 
+@pytest.mark.parametrize("size", ["37x29", "16x70"])
+def test_odd_sizes_are_trained_on(size: str, shards: Path, tmp_path: Path) -> None:
+    spec = spec_of(tmp_path / "run", shards, {"data.input_size": size, "train.epochs": 1})
+    record = run(spec, worker())
+    assert (record.status, record.resolution) == (Status.COMPLETED, (32, 32))
+
+
 def test_another_seed_is_another_run(whole: RunSpec, shards: Path, tmp_path: Path) -> None:
     spec = spec_of(tmp_path / "run", shards, {"seed": 1})
     run(spec, worker())
@@ -239,6 +248,7 @@ def snapshot(folder: Path) -> dict[str, bytes]:
     ("changes", "error", "message"),
     [
         ({"optim.lr": 0.5}, HomeError, r"last.pt: belongs to another config \(optim.lr: saved 0.003, now 0.5\)"),
+        ({"model.width": 4}, HomeError, r"last.pt: belongs to another config \(model.width: saved 2, now 4\)"),
         ({"train.epochs": 9}, HomeError, r"another config \(train.epochs: saved 3, now 9\); resume with the same"),
         ({"augment.policy": "flop"}, ConfigError, r"augment.policy: got 'flop', want one of"),
         ({"data.fold": 7}, DataError, r"data.fold=7: .* has folds 0..2"),
@@ -252,6 +262,14 @@ def test_a_resume_with_another_config_is_refused_and_changes_nothing(
         run(replace(half_done, config=with_overrides(half_done.config, changes)), worker())
     assert snapshot(half_done.folder) == before
     assert run(half_done, worker()).status is Status.COMPLETED
+
+
+def test_a_resume_from_another_version_is_refused(half_done: RunSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = snapshot(half_done.folder)
+    monkeypatch.setattr(checkpoint, "FORMAT_VERSION", 99)
+    with pytest.raises(HomeError, match=r"last.pt: checkpoint format \d+, want 99; train again with this version"):
+        run(half_done, worker())
+    assert snapshot(half_done.folder) == before
 
 
 def test_a_resume_with_other_data_is_refused(half_done: RunSpec, shards: Path, tmp_path: Path) -> None:

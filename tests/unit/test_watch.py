@@ -17,13 +17,18 @@ import torch
 from runs import EPOCHS, STEPS, final, spec_of, worker
 from torch import nn
 
+from distseg import checkpoint
 from distseg.cli.follow import Follow
-from distseg.data.stream import Batch
+from distseg.data.manifest import ShardFolder
+from distseg.data.stream import Batch, open_split
+from distseg.models.build import build_model
 from distseg.records import Progress
+from distseg.tasks.drawing import palette, write_png
 from distseg.tasks.predictor import Predictor
-from distseg.train import watch
+from distseg.train import loop, watch
+from distseg.train.extremes import Extremes
 from distseg.train.loop import run
-from distseg.train.panels import palette, panel, write_png
+from distseg.train.panels import panel
 from distseg.train.run_folder import RunSpec
 from distseg.train.telemetry import GpuMeter, GpuReading
 from distseg.train.watch import Watch
@@ -71,7 +76,7 @@ def told(folder: Path, rank: int, monkeypatch: pytest.MonkeyPatch, meter: GpuMet
     seen = []
     watching = Watch(spec_of(folder, folder), STEPS, EPOCHS * STEPS, meter, rank)
     for step, losses in ((1, (2.0, 2.0)), (2, (4.0, 4.0)), (4, (6.0, 4.0))):
-        state: Any = SimpleNamespace(step=step)
+        state: Any = SimpleNamespace(step=step, stopped_early=False, gpu_memory_used_bytes=0)
         watching.step(state, torch.tensor(losses, dtype=torch.float64))
         seen.append(Progress.load(folder))
     monkeypatch.undo()
@@ -99,6 +104,12 @@ def test_only_rank_0_tells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_progress_that_cannot_be_read_is_none(text: str, tmp_path: Path) -> None:
     (tmp_path / "progress.json").write_text(text)
     assert Progress.load(tmp_path) is None
+
+
+def test_the_record_has_the_memory_that_all_use(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What tells whether trials that share a GPU fit on it."""
+    monkeypatch.setattr(loop, "GpuMeter", lambda device: FakeMeter())
+    assert run(spec_of(tmp_path / "run", shards, {"train.epochs": 1}), worker()).gpu_memory_used_bytes == 3 * 2**30
 
 
 def test_a_cpu_has_no_meter() -> None:
@@ -134,11 +145,45 @@ def test_tensorboard_has_the_scalars_and_pictures_of_every_epoch(watched: RunSpe
 
 
 def test_a_run_leaves_its_panels(watched: RunSpec) -> None:
-    paths = sorted((watched.folder / "panels").iterdir())
+    paths = sorted((watched.folder / "panels").glob("epoch-*"))
     assert [path.name for path in paths] == ["epoch-0001.png", "epoch-0002.png", "epoch-0003.png"]
     for path in paths:
         # four samples of 32x32, four cells each, and four pixels between them
         assert cv2.imread(str(path)).shape == (4 * (32 + 4), 4 * (32 + 4), 3)
+
+
+def test_a_run_leaves_the_best_median_and_worst_images_of_its_best_epoch(watched: RunSpec, shards: Path) -> None:
+    cfg, told = watched.config, json.loads((watched.folder / "panels/best_median_worst.json").read_text())
+    # the best checkpoint again, image by image
+    tree = checkpoint.load(watched.folder / "checkpoints/best.pt")
+    folder = ShardFolder.open(shards)
+    built = build_model(cfg.model, 1)
+    built.network.load_state_dict(tree["network"])
+    predict = Predictor(
+        built.network, input_size=(32, 32), divisor=built.divisor, mean=tree["mean"], std=tree["std"]
+    ).eval()
+    reader = open_split(folder, training=False, fold=None)
+    dices: dict[str, float] = {}
+    for sample in map(reader.read, range(len(reader))):
+        assert sample.mask is not None
+        with torch.inference_mode():
+            found = predict(torch.from_numpy(sample.image).permute(2, 0, 1)[None])[0].numpy() > 0
+        truth = sample.mask > 0
+        dices[sample.entry.key] = float(2 * (found & truth).sum() / (found.sum() + truth.sum()))
+    assert told["images"] == len(dices) == 4
+    rows = {row["which"]: row for row in told["rows"]}
+    ranked = sorted(dices.values(), reverse=True)
+    assert [rows[which]["dice"] for which in ("best", "median", "worst")] == pytest.approx(
+        [ranked[0], ranked[2], ranked[3]]
+    )
+    assert all(row["dice"] == pytest.approx(dices[row["key"]]) for row in rows.values())
+    picture = cv2.imread(str(watched.folder / "panels/best_median_worst.png"))
+    assert picture.shape == (3 * (32 + 4), 4 * (32 + 4), 3)
+
+
+def test_no_extremes_of_no_images(tmp_path: Path) -> None:
+    Extremes(2).draw(tmp_path, DARK, None, None, CPU)  # type: ignore[arg-type]
+    assert not (tmp_path / "panels").exists()
 
 
 class Inverted(nn.Module):
@@ -233,9 +278,17 @@ def write_rows(folder: Path, *rows: dict[str, Any]) -> None:
 
 
 LINES = [
-    "epoch 2/3  loss 0.2500  12.3 images/s  61 s",
+    "epoch 2/3  loss 0.2500  12.3 images/s  61 s, 31 s left",
     "epoch 3/3  loss 0.2500  miou 0.7500  12.3 images/s  61 s",
 ]
+
+
+def write_progress_on_a_gpu(folder: Path) -> None:
+    progress = Progress(
+        step=5, steps=9, epoch=2, epochs=3, loss=0.125, images_per_s=34.5, seconds_left=1.0,
+        gpu_utilisation=0.87, gpu_memory_bytes=3 * 2**30, gpu_power_w=301.4,
+    )  # fmt: skip
+    (folder / "progress.json").write_text(progress.model_dump_json())
 
 
 def test_plain_lines_where_there_is_no_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -245,6 +298,13 @@ def test_plain_lines_where_there_is_no_terminal(tmp_path: Path, capsys: pytest.C
     captured = capsys.readouterr()
     assert captured.err.splitlines() == LINES
     assert captured.out == ""
+
+
+def test_plain_lines_tell_of_the_gpu_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_progress_on_a_gpu(tmp_path)
+    with Follow(tmp_path, 3, "miou"):
+        write_rows(tmp_path, row(3, 0.75))
+    assert capsys.readouterr().err.splitlines() == [LINES[1] + "  GPU 87%  3.0 GiB  301 W"]
 
 
 def test_lines_appear_while_the_run_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -269,12 +329,7 @@ def read_to_end(terminal: int) -> str:
 
 
 def test_a_bar_on_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "progress.json").write_text(
-        Progress(
-            step=5, steps=9, epoch=2, epochs=3, loss=0.125, images_per_s=34.5, seconds_left=1.0,
-            gpu_utilisation=0.87, gpu_memory_bytes=3 * 2**30, gpu_power_w=301.4,
-        ).model_dump_json()
-    )  # fmt: skip
+    write_progress_on_a_gpu(tmp_path)
     ours, theirs = os.openpty()
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.setenv("COLUMNS", "160")

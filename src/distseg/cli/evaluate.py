@@ -1,33 +1,63 @@
-"""``distseg evaluate``: an exported file on shards."""
+"""``distseg evaluate``: exported files on shards."""
 
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+_PARTS_PER_WORKER = 4
+
 
 def evaluate(
-    model: Annotated[Path, typer.Argument(metavar="MODEL.ts", help="A file made by 'distseg export'.")],
+    models: Annotated[list[Path], typer.Argument(metavar="MODEL.ts...", help="Made by 'distseg export'; the mean.")],
     data: Annotated[str, typer.Option(metavar="SHARDS", help="Folder made by 'distseg data pack', or its URL.")],
     split: Annotated[str, typer.Option(metavar="SPLIT", help="train, val or test.")] = "val",
+    tta: Annotated[bool, typer.Option("--tta", help="Mean of the image and its mirror image; twice the time.")] = False,
+    panel: Annotated[
+        Path | None, typer.Option(metavar="PNG", help="Draw the best, the median and the worst sample.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Spread over N workers of a Ray cluster.")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(metavar="NAME", help="cpu, cuda, cuda:1; default: a GPU if any.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
-    """Measure an exported model on a split of the shards, at their stored size.
+    """Measure exported models on a split of the shards, at their stored size; several are one ensemble.
 
     Example:
 
-        distseg evaluate model.ts --data shards
+        distseg evaluate model.ts --data shards --panel panel.png
     """
     from distseg.cli.console import print_json, print_table
     from distseg.data.cache import ShardCache
     from distseg.data.manifest import ShardFolder
     from distseg.home import Home
-    from distseg.predict.evaluate import evaluate as evaluate_file
+    from distseg.predict.evaluate import evaluate as evaluate_files
+    from distseg.predict.evaluate import seen_in_training
+    from distseg.predict.segmenter import Recipe
+    from distseg.tasks.drawing import write_png
 
-    shards = ShardFolder.open(data, ShardCache.of(Home.from_environment()))
-    result = evaluate_file(model, shards, split)
+    cache = ShardCache.of(Home.from_environment())
+    shards = ShardFolder.open(data, cache)
+    recipe = Recipe(models=tuple(path.resolve() for path in models), tta=tta, device=device)
+    for path in seen_in_training(recipe, split):
+        typer.echo(f"note: the training of {path.name} saw samples of '{split}'; its figure is too good", err=True)
+    options: dict[str, Any] = {"cache": cache}
+    with ExitStack() as stack:
+        if workers is not None:
+            from distseg.on_ray.predict import evaluators
+
+            options["elsewhere"] = stack.enter_context(evaluators(recipe, shards.root, split, cache, workers))
+            options["parts"] = _PARTS_PER_WORKER * workers
+        if panel is not None:
+            options["panel"] = lambda picture: write_png(picture, panel)
+        result = evaluate_files(recipe, shards, split, **options)
     if as_json:
         print_json(result)
         return
     rows = [(key, f"{value:.4f}") for key, value in result["metrics"].items() if isinstance(value, float)]
-    print_table(f"{model} on {result['samples']} {split} samples", ("metric", "value"), rows)
+    name = ", ".join(map(str, models))
+    print_table(f"{name} on {result['samples']} {split} samples", ("metric", "value"), rows)

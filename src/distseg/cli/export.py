@@ -9,6 +9,12 @@ import typer
 def export(
     name: Annotated[str, typer.Argument(metavar="STUDY|RUN", help="A study (its best trial) or a run.")],
     out: Annotated[Path, typer.Option(metavar="MODEL.ts", help="The file to write; one that exists is replaced.")],
+    onnx: Annotated[
+        Path | None, typer.Option(metavar="MODEL.onnx", help="Also write ONNX, checked with ONNX Runtime.")
+    ] = None,
+    program: Annotated[
+        Path | None, typer.Option(metavar="MODEL.pt2", help="Also write a program of torch.export.")
+    ] = None,
     trial: Annotated[str | None, typer.Option(metavar="ID", help="This trial of the study, e.g. 0003.")] = None,
     home: Annotated[str | None, typer.Option(metavar="DIR", help="Default: DISTSEG_HOME, else ~/.distseg.")] = None,
 ) -> None:
@@ -21,15 +27,28 @@ def export(
     from distseg.data.cache import ShardCache
     from distseg.errors import InputError
     from distseg.export.build import export as export_run
+    from distseg.export.portable import check_onnx_installed
     from distseg.home import Home
     from distseg.leaderboard.choose import trial_folder
 
-    if out.is_dir():
-        raise InputError(f"--out {out}: is a folder; give the path of a file, such as {out / 'model.ts'}")
+    for option, path, name in (
+        ("out", out, "model.ts"),
+        ("onnx", onnx, "model.onnx"),
+        ("program", program, "model.pt2"),
+    ):
+        if path is not None and path.is_dir():
+            raise InputError(f"--{option} {path}: is a folder; give the path of a file, such as {path / name}")
+    if onnx is not None:
+        check_onnx_installed()
     folders = Home.from_environment(home)
-    manifest = export_run(trial_folder(folders.find(name), trial), out, ShardCache.of(folders))
+    manifest = export_run(
+        trial_folder(folders.find(name), trial), out, ShardCache.of(folders), onnx=onnx, program=program
+    )
     typer.echo(
         f"{out}: trial {manifest.trial}, {manifest.metric} {manifest.metrics[manifest.metric]:.4f} "
         f"on {manifest.samples} validation images, measured on the file; "
-        f"masks agree with the model on {manifest.parity.mask_agreement:.4%} of pixels"
+        f"masks agree with the model on {min(each.mask_agreement for each in manifest.parity):.4%} of pixels"
     )
+    for path in (onnx, program):
+        if path is not None:
+            typer.echo(f"{path}: the same model, checked against it")

@@ -51,10 +51,10 @@ class Follow:
         while not over:
             over = self._over.wait(_POLL_S)
             rows = records.read_json_lines(self._folder / records.EPOCHS_FILE)
-            for row in rows[self._seen :]:
-                self._print(self._epoch_line(row))
-            self._seen = len(rows)
             progress = records.Progress.load(self._folder)
+            for row in rows[self._seen :]:
+                self._print("  ".join([self._epoch_line(row), *_gpu_words(progress)]))
+            self._seen = len(rows)
             if self._bar and self._task is not None and progress:
                 text = f"epoch {progress.epoch}/{progress.epochs}"
                 self._bar.update(
@@ -63,9 +63,10 @@ class Follow:
 
     def _epoch_line(self, row: dict[str, Any]) -> str:
         score = "" if row["score"] is None else f"{self._metric} {row['score']:.4f}  "
+        left = row["seconds"] / row["epoch"] * (self._epochs - row["epoch"])
         return (
             f"epoch {row['epoch']}/{self._epochs}  loss {row['loss']:.4f}  {score}"
-            f"{row['images_per_s']:.1f} images/s  {row['seconds']:.0f} s"
+            f"{row['images_per_s']:.1f} images/s  {row['seconds']:.0f} s" + (f", {left:.0f} s left" if left else "")
         )
 
 
@@ -87,10 +88,17 @@ def _bar() -> "Bar":
 def _rest(progress: records.Progress) -> str:
     """Rate, loss, and what NVML says where there is a GPU."""
     words = [f"{progress.images_per_s:.1f} images/s", f"loss {progress.loss:.4f}"]
+    return "  ".join(words + _gpu_words(progress))
+
+
+def _gpu_words(progress: records.Progress | None) -> list[str]:
+    words: list[str] = []
+    if progress is None:
+        return words
     if progress.gpu_utilisation is not None:
         words.append(f"GPU {progress.gpu_utilisation:.0%}")
     if progress.gpu_memory_bytes is not None:
         words.append(f"{progress.gpu_memory_bytes / 2**30:.1f} GiB")
     if progress.gpu_power_w is not None:
         words.append(f"{progress.gpu_power_w:.0f} W")
-    return "  ".join(words)
+    return words

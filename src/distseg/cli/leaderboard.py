@@ -1,53 +1,53 @@
 """``distseg leaderboard``: the trials of one or more studies, best first."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from distseg.records import LeaderboardRow, StudyInfo
 
 
 def leaderboard(
     studies: Annotated[list[str] | None, typer.Argument(metavar="[STUDY]...", help="Default: the newest.")] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Follow the study until it ends.")] = False,
     sort: Annotated[str | None, typer.Option(metavar="METRIC", help="Default: the metric of the search.")] = None,
+    status: Annotated[
+        list[str] | None, typer.Option(metavar="STATUS", help="Only such trials, e.g. completed; may be repeated.")
+    ] = None,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="Only trials with this setting; repeated: with all of them."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document instead of tables.")] = False,
     home: Annotated[str | None, typer.Option(metavar="DIR", help="Default: DISTSEG_HOME, else ~/.distseg.")] = None,
 ) -> None:
-    """Shows the trials of a study, best first.
+    """Shows the trials of a study, best first; several studies together, where they can be compared.
 
-    Example: distseg leaderboard --sort iou_dataset
+    Example: distseg leaderboard --sort iou_dataset --where augment.policy=flip
     """
-    from rich.console import Console
-
     from distseg.cli.console import print_json
     from distseg.errors import HomeError
     from distseg.home import Home
+    from distseg.leaderboard.board import BoardReader, read_board
     from distseg.leaderboard.render import render, to_json
+    from distseg.leaderboard.select import parse_filters
 
+    filters = parse_filters(status or [], where or [])
     folders = Home.from_environment(home)
-    names = studies or folders.study_names()[-1:]
+    names = list(dict.fromkeys(studies or folders.study_names()[-1:]))
     if not names:
         raise HomeError(f"{folders.studies}: no study yet; start one with 'distseg tune SEARCH --data SHARDS'")
-    boards = [_board(folders.existing_study(name), sort) for name in names]
+    chosen = [folders.existing_study(name) for name in names]
+    reader = BoardReader(chosen, sort)
+    board = reader.read()
+    if watch:
+        from distseg.cli.watch import watch as follow
+
+        board = follow(reader, filters)
     if as_json:
-        documents = [to_json(study, metric, mode, rows) for study, rows, metric, mode in boards]
-        print_json(documents[0] if len(documents) == 1 else {"studies": documents})
+        document = to_json(board, filters)
+        if len(chosen) > 1:  # each study's own board beside the one over all of them
+            document["studies"] = [to_json(read_board(folder, sort=sort), filters) for folder in chosen]
+        print_json(document)
         return
-    console = Console()
-    for place, (study, rows, metric, mode) in enumerate(boards):
-        if place:
-            console.print()
-        render(console, study, rows, metric, mode)
+    from rich.console import Console
 
-
-def _board(folder: "Path", sort: str | None) -> "tuple[StudyInfo, list[LeaderboardRow], str, str]":
-    from distseg.leaderboard.rank import rank, sorting
-    from distseg.leaderboard.store import records
-    from distseg.records import StudyInfo
-
-    study, trials = StudyInfo.load(folder), records(folder)
-    metric, mode = sorting(study, trials, sort)
-    return study, rank(trials, metric, mode, folder), metric, mode
+    render(Console(), board, filters)

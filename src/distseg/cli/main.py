@@ -11,10 +11,12 @@ from typing import Annotated
 import typer
 
 from distseg import __version__
-from distseg.cli import data
+from distseg.cli import augment, data
 from distseg.cli.evaluate import evaluate
 from distseg.cli.export import export
 from distseg.cli.leaderboard import leaderboard
+from distseg.cli.predict import predict
+from distseg.cli.report import report
 from distseg.cli.submission import score, submission
 from distseg.cli.train import train
 from distseg.cli.tune import tune
@@ -32,7 +34,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
 )
 app.add_typer(data.app, name="data")
-for command in (train, tune, leaderboard, export, evaluate, submission, score):
+app.add_typer(augment.app, name="augment")
+for command in (train, tune, leaderboard, report, export, evaluate, predict, submission, score):
     app.command()(command)
 
 

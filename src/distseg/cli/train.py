@@ -19,6 +19,9 @@ def train(
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="E.g. optim.lr=3e-4.")] = None,
     data: Annotated[str, typer.Option(metavar="SHARDS", help="Folder made by 'distseg data pack', or its URL.")] = ...,  # type: ignore[assignment]
     workers: Annotated[int, typer.Option(min=1, help="DDP workers, on Ray Train.")] = 1,
+    min_workers: Annotated[
+        int | None, typer.Option(min=1, help="Go on with as few when nodes are lost; default: fail.")
+    ] = None,
     local: Annotated[bool, typer.Option("--local", help="Without Ray: here, or as one of torchrun's.")] = False,
     resume: Annotated[
         str | None,
@@ -42,13 +45,16 @@ def train(
 
     if local and workers > 1:
         raise InputError(f"--local: got --workers {workers} beside it; use torchrun --nproc-per-node {workers}, or Ray")
+    if min_workers is not None and (local or min_workers > workers):
+        wanted = f"at most --workers {workers}" if not local else "it without --local, on Ray"
+        raise InputError(f"--min-workers: got {min_workers}, want {wanted}")
     cfg = load_run(config, overrides or [])
     folders = Home.from_environment(home)
     name = _resumed(folders, resume, config.stem) if resume is not None else unique_name(config.stem)
     spec = RunSpec(
         config=cfg, data=str(locate(data)), folder=folders.run(name), trial_id=name, cache=ShardCache.of(folders)
     )
-    record = _local(spec) if local else _on_ray(spec, workers, folders.root / "cache" / "ray")
+    record = _local(spec) if local else _on_ray(spec, workers, min_workers, folders.root / "cache" / "ray")
     if record is not None:
         _show(name, record, spec, as_json)
     if "TORCHELASTIC_RUN_ID" in os.environ:
@@ -97,24 +103,33 @@ def _local(spec: "RunSpec") -> "TrialRecord | None":
         return record if worker.rank == 0 else None
 
 
-def _on_ray(spec: "RunSpec", workers: int, storage: Path) -> "TrialRecord":
+def _on_ray(spec: "RunSpec", workers: int, workers_min: int | None, storage: Path) -> "TrialRecord":
     from distseg.data.manifest import ShardFolder
     from distseg.on_ray.session import check_workers, cluster_total, session
 
     ShardFolder.open(spec.data)  # says what is wrong with it before Ray takes its time to start
-    with session():
+    with session(one_run=workers_min is None) as own_ray:
         from distseg.on_ray.train import fit
 
         cpus = spec.config.train.threads
         gpus = 1 if cluster_total("GPU") else 0
-        check_workers(workers, cpus, gpus)
+        check_workers(workers_min or workers, cpus, gpus)
         with _follow(spec):
-            return fit(spec, storage=storage, workers=workers, cpus_per_worker=cpus, gpus_per_worker=gpus)
+            return fit(
+                spec,
+                storage=storage,
+                workers=workers,
+                workers_min=workers_min,
+                cpus_per_worker=cpus,
+                gpus_per_worker=gpus,
+                own_ray=own_ray,
+            )
 
 
 def _follow(spec: "RunSpec") -> "Follow":
     from distseg.cli.follow import Follow
 
+    typer.echo(f"run {spec.folder.name} in {spec.folder.parent}", err=True)  # its name, before a kill can hide it
     return Follow(spec.folder, spec.config.train.epochs, spec.config.eval.metric)
 
 
@@ -134,5 +149,7 @@ def _show(name: str, record: "TrialRecord", spec: "RunSpec", as_json: bool) -> N
         )
         return
     rows = [(key, f"{value:.4f}") for key, value in record.metrics.items() if isinstance(value, float)]
-    print_table(f"{name}: best of {record.epochs} epochs (epoch {record.best_epoch})", ("metric", "value"), rows)
+    print_table(f"best epoch: {record.best_epoch} of {record.epochs}", ("metric", "value"), rows)
+    on_gpu = f", {60 * record.gpu_hours:.1f} GPU minutes, {record.energy_wh:.1f} Wh" if record.gpu_hours else ""
+    typer.echo(f"trained for {record.seconds:.0f} s, {60 * record.cpu_hours:.1f} CPU minutes{on_gpu}")
     typer.echo(f"run folder: {spec.folder}\nexport it:  distseg export {name} --out model.ts")

@@ -14,16 +14,21 @@ _KEEP_BYTES = 1 << 25  # the most that glibc accepts as a threshold for mmap
 
 
 def start_helper() -> None:
-    """To be called first in a helper process: one thread, memory kept, and an end when the starter ends.
+    """To be called first in a helper process: one thread, memory kept, and an end when the starter ends."""
+    cv2.setNumThreads(0)
+    keep_memory()
+    threading.Thread(target=_end_with_starter, daemon=True).start()
+
+
+def keep_memory() -> None:
+    """Lets this process keep freed memory for its next image.
 
     glibc gives large blocks back at once and faults them in again page by page, which costs decoding up to a half.
     """
-    cv2.setNumThreads(0)
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):
         libc.mallopt(_M_MMAP_THRESHOLD, _KEEP_BYTES)
         libc.mallopt(_M_TRIM_THRESHOLD, 1 << 30)
-    threading.Thread(target=_end_with_starter, daemon=True).start()
 
 
 def _end_with_starter() -> None:

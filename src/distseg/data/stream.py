@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing import util
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -402,6 +402,11 @@ class EvalBatches(PlannedBatches):
     def __len__(self) -> int:
         return len(self._batches)
 
+    def sample(self, number: int, key: str) -> Sample:
+        """One sample of a batch again; BadSampleError when it cannot be read (now)."""
+        _, positions = self._batches[number]
+        return self._reader.read(next(p for p in positions if self._reader.place(p)[1].key == key))
+
     def into(self, memory: torch.Tensor, number: int) -> Batch:
         size, positions = self._batches[number]
         buffer = _BatchBuffer(memory, len(positions), size)
@@ -520,13 +525,31 @@ def _instance_batch(samples: Sequence[Sample], step: int, bad: Sequence[BadSampl
 AnyBatch = TypeVar("AnyBatch", Batch, InstanceTrainBatch, InstanceBatch)
 
 
+class Items(Protocol):
+    """Numbers of batches, in order, and maybe more that is known of each when the loader asks for it."""
+
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[Any]: ...
+
+
 def batch_loader(
-    batches: Dataset[AnyBatch], items: Sequence[int], *, workers: int, prefetch: int, pin: bool
+    batches: Dataset[AnyBatch],
+    items: Items,
+    *,
+    workers: int,
+    prefetch: int,
+    pin: bool,
+    ahead_max: int | None = None,
 ) -> Iterable[AnyBatch]:
     """The batches with these numbers, in this order, each time it is iterated.
 
-    ``workers`` processes compute ahead and live as long as the loader; 0 computes in this process.
+    ``workers`` processes compute ahead and live as long as the loader; 0 computes in this process. When a batch is
+    handed out, the item that is taken next is ``workers * prefetch`` after it; with ``ahead_max`` both are lowered so
+    that it is no more than that.
     """
+    if ahead_max is not None and workers:
+        workers = min(workers, ahead_max)
+        prefetch = min(prefetch, ahead_max // workers)
     context = None
     slots: tuple[torch.Tensor, ...] = ()
     if workers:
@@ -566,13 +589,13 @@ def _shared_slots(number: int, slot_bytes: int) -> tuple[torch.Tensor, ...]:
 class _SlottedItems:
     """The items in turn, each with the number of the slot that its batch is written into."""
 
-    items: Sequence[int]
+    items: Items
     slots: int
 
     def __len__(self) -> int:
         return len(self.items)
 
-    def __iter__(self) -> Iterator[tuple[int, int]]:
+    def __iter__(self) -> Iterator[tuple[int, Any]]:
         for number, item in enumerate(self.items):
             yield number % self.slots, item
 
@@ -587,7 +610,7 @@ class _Slotted(Dataset[Any]):
         self._batches = batches
         self._slots = slots
 
-    def __getitem__(self, slot_and_item: tuple[int, int]) -> Any:
+    def __getitem__(self, slot_and_item: tuple[int, Any]) -> Any:
         slot, item = slot_and_item
         try:
             if self._slots:

@@ -6,28 +6,37 @@ from typing import Any
 
 import torch
 
-from distseg import __version__, checkpoint, records
+from distseg import __version__, atomic, checkpoint, records
 from distseg.config import RunConfig
 from distseg.data.cache import ShardCache
 from distseg.data.manifest import Manifest, ShardFolder
 from distseg.data.stream import EvalBatches, batch_loader, open_split
-from distseg.errors import DataError, HomeError
+from distseg.errors import DataError, HomeError, InputError, ParityError
 from distseg.export import parity
 from distseg.export.instances import check_instances, photographs_of, score_instance_file, script_instances
+from distseg.export.portable import onnx_bytes, program_bytes, to_program
 from distseg.export.torchscript import load, save, to_torchscript
 from distseg.models.build import build_instance_model, build_model
-from distseg.records import ExportManifest, Score, TrialRecord
+from distseg.records import ExportManifest, Parity, Score, TrialRecord
 from distseg.tasks.dense import channels_out
 from distseg.tasks.instance_predictor import InstancePredictor
 from distseg.tasks.predictor import Predictor
 from distseg.tasks.scoring import measure
 
 
-def export(folder: Path, out: Path, cache: ShardCache | None = None) -> ExportManifest:
+def export(
+    folder: Path,
+    out: Path,
+    cache: ShardCache | None = None,
+    *,
+    onnx: Path | None = None,
+    program: Path | None = None,
+) -> ExportManifest:
     """Exports ``best.pt`` of a run's folder to ``out``; ParityError, and no file, when it does not follow the model.
 
     The metrics in the manifest are computed from the exported file on the validation samples of the run's own data;
-    ``cache`` takes copies of its shards if they stand behind a URL.
+    ``cache`` takes copies of its shards if they stand behind a URL. ``onnx`` and ``program`` (of torch.export) are
+    written beside it, each checked in the same way.
     """
     record = TrialRecord.load(folder)
     if record.checkpoint is None:
@@ -42,12 +51,9 @@ def export(folder: Path, out: Path, cache: ShardCache | None = None) -> ExportMa
             f"{record.data_digest[:8]}; bring the old shards back, or train again"
         )
     predictor = restore_predictor(cfg, tree, shards.manifest)
-    if isinstance(predictor, InstancePredictor):
-        module = script_instances(predictor)
-        agreement = check_instances(predictor, module, photographs_of(shards, cfg.data.fold))
-    else:
-        module = to_torchscript(predictor)
-        agreement = parity.check(predictor, module)
+    if isinstance(predictor, InstancePredictor) and (onnx is not None or program is not None):
+        option = "--onnx" if onnx is not None else "--program"
+        raise InputError(f"{option}: a Mask R-CNN is exported as TorchScript alone; drop it")
     mean, std, divisor = _input_of(predictor)
     manifest = ExportManifest(
         task=cfg.task,
@@ -67,23 +73,89 @@ def export(folder: Path, out: Path, cache: ShardCache | None = None) -> ExportMa
         data_digest=record.data_digest,
         split_digest=record.split_digest,
         checkpoint_sha256=checkpoint.sha256(best),
-        parity=agreement,
+        parity=(),
         versions={"distseg": __version__, "torch": torch.__version__},
         created_at=records.now(),
     )
     with tempfile.TemporaryDirectory(prefix="distseg-export-") as aside:
         draft = Path(aside) / "model.ts"
-        save(module, manifest, draft)
+        if isinstance(predictor, InstancePredictor):
+            module, agreement = _compiled_detector(predictor, manifest, draft, shards)
+        else:
+            module, agreement = _compiled(predictor, manifest, draft)
         score = score_file(draft, shards, cfg.data.fold)
-    manifest = manifest.model_copy(update={"metrics": score.metrics, "samples": score.samples})
+        measured = {"metrics": score.metrics, "samples": score.samples, "parity": agreement}
+        manifest = manifest.model_copy(update=measured)
+        beside: dict[Path, bytes] = {}  # written once all have passed their check
+        if onnx is not None or program is not None:
+            exported = to_program(predictor)
+            if onnx is not None:
+                beside[onnx] = onnx_bytes(exported, predictor, manifest)
+            if program is not None:
+                beside[program] = program_bytes(exported, predictor, manifest)
+    for path, data in beside.items():
+        with atomic.replacing(path) as file:
+            file.write(data)
     save(module, manifest, out)
     return manifest
+
+
+def _compiled_detector(
+    predictor: InstancePredictor, manifest: ExportManifest, draft: Path, shards: ShardFolder
+) -> tuple[torch.jit.ScriptModule, tuple[Parity, ...]]:
+    """As `_compiled`, tried on the first validation photographs too."""
+    module = script_instances(predictor)
+    save(module, manifest, draft)
+    photographs = photographs_of(shards, RunConfig.model_validate(manifest.config).data.fold)
+    try:
+        return module, tuple(
+            check_instances(predictor.to(device), load(draft, device).module, photographs, device)
+            for device in parity.devices()
+        )
+    finally:
+        predictor.to("cpu")
+
+
+def _compiled(
+    predictor: Predictor, manifest: ExportManifest, draft: Path
+) -> tuple[torch.jit.ScriptModule, tuple[Parity, ...]]:
+    """The module that follows the predictor, saved at ``draft``, and how closely; ParityError when none does."""
+    try:
+        module = to_torchscript(predictor)
+        save(module, manifest, draft)
+        return module, _parity_of_file(predictor, draft)
+    except (ParityError, RuntimeError) as traced:  # a network that decides by its input cannot be traced
+        try:
+            module = to_torchscript(predictor, "scripting")
+        except RuntimeError:
+            raise traced from None
+        save(module, manifest, draft)
+        return module, _parity_of_file(predictor, draft)
+
+
+def _parity_of_file(predictor: Predictor, path: Path) -> tuple[Parity, ...]:
+    """On each device of this machine, in fp32 and bf16."""
+    try:
+        return tuple(
+            parity.check(
+                predictor.to(device), _all_outputs(load(path, device).module), device=device, precision=precision
+            )
+            for device in parity.devices()
+            for precision in parity.RULES
+        )
+    finally:
+        predictor.to("cpu")
+
+
+def _all_outputs(module: torch.jit.ScriptModule) -> parity.Exported:
+    return lambda images: parity.Output(module(images), module.probabilities(images), module.logits(images))
 
 
 def restore_predictor(cfg: RunConfig, tree: dict[str, Any], data: Manifest) -> Predictor | InstancePredictor:
     """The trained model of a checkpoint, in eval mode on the CPU."""
     if cfg.task == "instance":
         network = build_instance_model(cfg.model, len(data.classes), tree["network"]).network
+        network.load_state_dict(tree["network"])
         return InstancePredictor(network, input_size=cfg.data.input_size or data.size).eval()
     model = cfg.model.model_copy(update={"weights": "none"})  # the checkpoint holds the weights
     built = build_model(model, channels_out(cfg.task, len(data.classes)))

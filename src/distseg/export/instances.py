@@ -46,9 +46,14 @@ def script_instances(predictor: InstancePredictor) -> torch.jit.ScriptModule:
 
 
 def check_instances(
-    predictor: InstancePredictor, exported: torch.jit.ScriptModule, photographs: Sequence[torch.Tensor]
+    predictor: InstancePredictor,
+    exported: torch.jit.ScriptModule,
+    photographs: Sequence[torch.Tensor],
+    device: str = "cpu",
 ) -> Parity:
     """Compares objects found in photographs, uint8 (3, H, W), at their own size and at odd ones, and in noise.
+
+    Both are on ``device``.
 
     Both look at everything that they take for an object at all, with no score too low, so that an unsure model is
     compared too. ParityError names the first case that fails.
@@ -61,7 +66,7 @@ def check_instances(
     try:
         for name, image in _images(photographs):
             with torch.inference_mode():
-                wanted, got = predictor(image[None])[0], exported(image[None])[0]
+                wanted, got = (_on_cpu(each(image[None].to(device))[0]) for each in (predictor, exported))
             worst = _compared(wanted, got, name, max(image.shape[1:]))
             cases.append(name)
             score, overlap = max(score, worst[0]), min(overlap, worst[1])
@@ -69,7 +74,13 @@ def check_instances(
         for module in (predictor, exported):
             module.network.roi_heads.score_thresh = thresholds
     return Parity(
-        cases=tuple(cases), max_logit_difference=0.0, max_probability_difference=score, mask_agreement=overlap
+        device=device,
+        precision="fp32",
+        cases=tuple(cases),
+        max_logit_difference=None,
+        max_probability_difference=score,
+        probability_tolerance=SCORE_TOLERANCE,
+        mask_agreement=overlap,
     )
 
 
@@ -138,6 +149,10 @@ def _compared(
             f"within {SCORE_TOLERANCE}, masks with an IoU from {OVERLAP_MIN}); nothing was written"
         )
     return score, overlap
+
+
+def _on_cpu(found: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: value.cpu() for name, value in found.items()}
 
 
 def _mask_iou(one: torch.Tensor, other: torch.Tensor) -> float:

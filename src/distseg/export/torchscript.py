@@ -1,13 +1,16 @@
 """One self-contained TorchScript file: uint8 images in, masks at their own size out.
 
 The network is traced (scripting fails for some architectures), put back into the very ``Predictor`` that validation
-ran, and that is scripted and frozen. torch alone loads the file.
+ran, and that is scripted and frozen. A network whose tracing does not follow it is scripted instead. torch alone loads
+the file.
 """
 
 import hashlib
 import warnings
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from pydantic import ValidationError
@@ -29,23 +32,26 @@ class LoadedModel:
     manifest: ExportManifest
 
 
-def to_torchscript(predictor: Predictor) -> torch.jit.ScriptModule:
+def to_torchscript(
+    predictor: Predictor, network_by: Literal["tracing", "scripting"] = "tracing"
+) -> torch.jit.ScriptModule:
     """A frozen script module that does what the predictor does; the predictor itself stays as it was, in eval mode.
 
     Freezing folds BatchNorm into the convolutions, so logits agree to rounding, not to the bit.
     """
     predictor.eval()
-    # two images: some networks trace a batch of one into a shape that fits no other
-    example = torch.zeros(2, 3, *_traced_size(predictor))
     network = predictor.network
     with warnings.catch_warnings(), torch.no_grad():
         # tracing warns of Python shape checks: the input is padded to the divisor, so they always hold
         warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)  # type: ignore[attr-defined]
         warnings.filterwarnings("ignore", message=".*`torch.jit")
-        predictor.network = torch.jit.trace(  # type: ignore[no-untyped-call]
-            network, example, check_trace=False
-        )
         try:
+            if network_by == "tracing":
+                # two images: some networks trace a batch of one into a shape that fits no other
+                example = torch.zeros(2, 3, *_traced_size(predictor))
+                predictor.network = torch.jit.trace(  # type: ignore[no-untyped-call]
+                    network, example, check_trace=False
+                )
             scripted = torch.jit.script(predictor)
             frozen: torch.jit.ScriptModule = torch.jit.freeze(
                 scripted.eval(), preserved_attrs=["probabilities", "logits"]
@@ -63,47 +69,87 @@ def save(module: torch.jit.ScriptModule, manifest: ExportManifest, path: Path) -
     atomic.write_text(digest_path(path), f"{_sha256(path)}  {path.name}\n")
 
 
-def load(path: Path, device: str = "cpu") -> LoadedModel:
+def load(path: Path, device: str = "cpu", *, foreign: bool = False) -> LoadedModel:
     """Opens an exported file.
 
-    DataError when it is missing, damaged, carries no manifest of ours, or is not the file that its ``.sha256`` names. A
-    TorchScript file is code: this check tells a damaged file, not a malicious one.
+    DataError when it is missing, damaged, carries no manifest of ours, or is not the file that its ``.sha256`` names.
+    ``foreign`` takes a TorchScript file without a manifest at its word, that it maps uint8 (B, 3, H, W) to uint8
+    (B, H, W) and has ``probabilities``. A TorchScript file is code: these checks tell a damaged or unknown file, not a
+    malicious one.
     """
     if not path.is_file():
         raise DataError(f"{path}: no such file; make it with 'distseg export STUDY --out {path.name}'")
     beside = digest_path(path)
     if beside.exists() and beside.read_text().split()[:1] != [_sha256(path)]:
         raise DataError(f"{path}: differs from the digest in {beside.name}; export it again or copy both files again")
-    extra = {MANIFEST_NAME: ""}
+    manifest = _manifest_in(path)  # before any of its code is loaded
+    if manifest is None and not foreign:
+        raise DataError(
+            f"{path}: holds no {MANIFEST_NAME}; make it with 'distseg export', or say that you trust it with --foreign"
+        )
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*`torch.jit")  # deprecated, and works; see README
-            module = _loaded(path, device, extra)
+            if manifest is not None and manifest.task == "instance":
+                import torchvision  # noqa: F401  # its operators; other files do without, and it takes a second
+            module = torch.jit.load(str(path), map_location=device)  # type: ignore[no-untyped-call]
     except RuntimeError as error:
         raise DataError(f"{path}: no TorchScript file ({str(error).splitlines()[0]}); export it again") from error
+    return LoadedModel(module, manifest or _manifest_of_foreign(path, module, device))
+
+
+def _manifest_in(path: Path) -> ExportManifest | None:
+    """What the file says of itself; None when it says nothing. DataError when it is no TorchScript file."""
     try:
-        return LoadedModel(module, ExportManifest.model_validate_json(extra[MANIFEST_NAME]))
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+            inside = [name for name in names if name.endswith(f"/extra/{MANIFEST_NAME}")]
+            text = archive.read(inside[0]) if inside else None
+            if not any("/code/" in name for name in names):
+                raise zipfile.BadZipFile("a zip file without code")
+    except (zipfile.BadZipFile, OSError, EOFError) as error:
+        raise DataError(f"{path}: no TorchScript file ({error}); export it again") from error
+    if text is None:
+        return None
+    try:
+        return ExportManifest.model_validate_json(text)
     except ValidationError as error:
-        raise DataError(f"{path}: holds no {MANIFEST_NAME} of this version; make it with 'distseg export'") from error
+        raise DataError(f"{path}: its {MANIFEST_NAME} is not of this version; make it with 'distseg export'") from error
 
 
-def _loaded(path: Path, device: str, extra: dict[str, str]) -> torch.jit.ScriptModule:
-    """Fills ``extra``. A detector's operators are torchvision's, which others do without: it takes a second."""
+def _manifest_of_foreign(path: Path, module: torch.jit.ScriptModule, device: str) -> ExportManifest:
+    """The little that trying a file without a manifest tells: its task and the number of its classes."""
+    images = torch.zeros(1, 3, 64, 64, dtype=torch.uint8, device=device)
     try:
-        return _read(path, device, extra)
-    except RuntimeError as error:
-        if "torchvision::" not in str(error):
-            raise
-        import torchvision  # noqa: F401
-
-        return _read(path, device, extra)
-
-
-def _read(path: Path, device: str, extra: dict[str, str]) -> torch.jit.ScriptModule:
-    module: torch.jit.ScriptModule = torch.jit.load(  # type: ignore[no-untyped-call]
-        str(path), map_location=device, _extra_files=extra
+        with torch.inference_mode():
+            masks, channels = module(images), module.probabilities(images).shape[1]
+    except (RuntimeError, AttributeError) as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise DataError(f"{path}: cannot be called as files of 'distseg export' are ({reason}); wrap it") from error
+    if masks.dtype != torch.uint8 or masks.shape != (1, 64, 64):
+        raise DataError(f"{path}: gives {masks.dtype} {tuple(masks.shape)} for one image, want uint8 (1, 64, 64)")
+    return ExportManifest(
+        task="binary" if channels == 1 else "multiclass",
+        classes=tuple(f"class {number}" for number in range(max(2, channels))),
+        input_size=None,
+        resolution=None,
+        mean=(0.0, 0.0, 0.0),
+        std=(1.0, 1.0, 1.0),
+        divisor=1,
+        metric="",
+        metrics={},
+        samples=0,
+        trial="",
+        study=None,
+        overrides={},
+        config={},
+        data_digest="",
+        split_digest="",
+        checkpoint_sha256="",
+        parity=(),
+        versions={},
+        created_at="",
     )
-    return module
 
 
 def digest_path(path: Path) -> Path:

@@ -3,9 +3,8 @@
 from pathlib import Path
 
 from distseg.errors import HomeError
-from distseg.leaderboard.rank import rank
-from distseg.leaderboard.store import records
-from distseg.records import STUDY_FILE, TRIALS_FOLDER, StudyInfo
+from distseg.leaderboard.board import read_board
+from distseg.records import STUDY_FILE, TRIALS_FOLDER
 
 
 def trial_folder(folder: Path, trial: str | None = None) -> Path:
@@ -14,16 +13,14 @@ def trial_folder(folder: Path, trial: str | None = None) -> Path:
         if trial is not None:
             raise HomeError(f"--trial {trial}: {folder.name} is a run, not a study; leave --trial out")
         return folder
-    trials = records(folder)
+    board = read_board(folder)
     if trial is not None:
-        if trial not in {record.trial_id for record in trials}:
-            known = ", ".join(record.trial_id for record in trials) or "none yet"
+        if trial not in {row.trial_id for row in board.rows}:
+            known = ", ".join(sorted(row.trial_id for row in board.rows)) or "none yet"
             raise HomeError(f"--trial {trial}: not in study {folder.name}; it has {known}")
         return folder / TRIALS_FOLDER / trial
-    study = StudyInfo.load(folder)
-    best = next((row for row in rank(trials, study.metric, study.mode, folder) if row.rank == 1), None)
-    if best is None:
+    if board.best is None:
         raise HomeError(
-            f"study {folder.name}: no trial has a {study.metric} yet; see 'distseg leaderboard {folder.name}'"
+            f"study {folder.name}: no trial has a {board.metric} yet; see 'distseg leaderboard {folder.name}'"
         )
-    return folder / TRIALS_FOLDER / best.trial_id
+    return Path(board.best.folder)

@@ -47,6 +47,8 @@ class BuiltModel:
     std: tuple[float, float, float]
     unused_parameters: bool = False
     """Some parameters take no part in the output, so DDP must look for them."""
+    any_size: bool = False
+    """It takes a list of images of any sizes, and pads them itself."""
     notes: tuple[str, ...] = ()
     """What a person should know of the starting weights, a line each."""
 
@@ -69,9 +71,9 @@ def build_model(cfg: ModelConfig, channels_out: int) -> BuiltModel:
 
 
 def build_instance_model(cfg: ModelConfig, classes: int, state: Mapping[str, torch.Tensor] | None = None) -> BuiltModel:
-    """The Mask R-CNN of a config, with its starting weights or, where there is one, with a checkpoint's state."""
+    """The Mask R-CNN of a config, with its starting weights; ``state``: or ready to take this one, of a checkpoint."""
     from distseg.models.maskrcnn import MASKRCNN  # here: torchvision takes a second
-    from distseg.models.maskrcnn_weights import restore_maskrcnn, start_maskrcnn
+    from distseg.models.maskrcnn_weights import for_state, start_maskrcnn
 
     if cfg.architecture not in MASKRCNN:
         raise ConfigError(
@@ -81,8 +83,8 @@ def build_instance_model(cfg: ModelConfig, classes: int, state: Mapping[str, tor
     if state is None:
         network, notes = start_maskrcnn(cfg, classes)
     else:
-        network, notes = restore_maskrcnn(cfg, classes, state), ()
-    return BuiltModel(network, _MASKRCNN_DIVISOR, _IMAGENET_MEAN, _IMAGENET_STD, notes=notes)
+        network, notes = for_state(cfg, classes, state), ()
+    return BuiltModel(network, _MASKRCNN_DIVISOR, _IMAGENET_MEAN, _IMAGENET_STD, any_size=True, notes=notes)
 
 
 def _build_smp(cfg: ModelConfig, channels_out: int) -> BuiltModel:
@@ -189,7 +191,10 @@ def _from_torch_hub(download: Callable[[], nn.Module], name: str) -> nn.Module:
 
 
 def _load_encoder(network: nn.Module, path: Path) -> None:
-    """Loads an encoder's weights (safetensors, or a torch file of tensors) in place."""
+    """Loads an encoder's weights (safetensors, or a torch file of tensors) in place.
+
+    The names are the encoder's own, or those of the whole timm model that it was cut from.
+    """
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -208,13 +213,22 @@ def _load_encoder(network: nn.Module, path: Path) -> None:
     encoder = network.encoder
     assert isinstance(encoder, nn.Module)
     own = encoder.state_dict()
-    wrong = [name for name, value in own.items() if getattr(weights.get(name), "shape", None) != value.shape]
+    plain = {_plain(name): value for name, value in weights.items()}
+    found = {name: weights.get(name, plain.get(_plain(name))) for name in own}
+    wrong = [name for name, value in own.items() if getattr(found[name], "shape", None) != value.shape]
     if wrong:
         raise ConfigError(
             f"model.weights: {path} does not fit the encoder: {len(wrong)} of {len(own)} tensors missing or of another "
             f"shape, first '{wrong[0]}'; give weights of the same encoder"
         )
-    encoder.load_state_dict({name: weights[name] for name in own})
+    encoder.load_state_dict(found)
+
+
+def _plain(name: str) -> str:
+    """A tensor's name in timm's whole model and in an encoder made of it: SMP adds ``model.``, timm flattens stages."""
+    while name.startswith("model."):
+        name = name.removeprefix("model.")
+    return name.replace(".", "_")
 
 
 def _nearest(name: str, known: tuple[str, ...] | list[str]) -> str:

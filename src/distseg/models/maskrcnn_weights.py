@@ -52,10 +52,9 @@ def start_maskrcnn(cfg: ModelConfig, classes: int) -> tuple[MaskRCNN, tuple[str,
     return network, notes
 
 
-def restore_maskrcnn(cfg: ModelConfig, classes: int, state: State) -> MaskRCNN:
-    """The network of a checkpoint, whatever it started from, with the same stages frozen."""
+def for_state(cfg: ModelConfig, classes: int, state: State) -> MaskRCNN:
+    """A random network that takes this state of a checkpoint, whatever that started from; frozen as its config says."""
     network = build_maskrcnn(cfg, classes, norm_of(state, cfg.architecture))
-    network.load_state_dict(state)
     freeze(network, cfg.architecture, _frozen_stages(cfg))
     return network
 

@@ -3,13 +3,17 @@
 import logging
 import os
 import secrets
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from distseg.config import Resources
-from distseg.errors import ClusterError
+from distseg.errors import ClusterError, DistsegError
+from distseg.on_ray.lease import UNBOUNDED, Lease
 
 ENVIRONMENT = {
     # start-up of a nested trainer, measured: 51 CPU-seconds with Ray's defaults, 31 to 44 with these
@@ -23,12 +27,16 @@ ENVIRONMENT = {
 }
 """For the workers of a run; a driver's own environment does not reach them on a running cluster."""
 
+_NO_PRESTART = {"prestart_worker_first_driver": False}
+"""Ray Train's processes have an environment of their own: those started in advance, without it, would wait in vain."""
+
 
 @contextmanager
-def session(cpus: int | None = None) -> Iterator[None]:
-    """Connects to the Ray at RAY_ADDRESS, or starts one on this machine and ends it afterwards.
+def session(cpus: int | None = None, *, one_run: bool = False) -> Iterator[bool]:
+    """Connects to the Ray at RAY_ADDRESS, or starts one on this machine and ends it afterwards; True: it is our own.
 
-    ``cpus``: what our own Ray offers; None: all that the machine has.
+    ``cpus``: what our own Ray offers; None: all that the machine has. ``one_run``: our own will serve one training run,
+    so it starts without a dashboard, which takes seven seconds of CPU time.
     """
     address = os.environ.get("RAY_ADDRESS") or "local"  # without one, Ray would join whichever it finds on this machine
     with ExitStack() as cleaning:
@@ -38,19 +46,31 @@ def session(cpus: int | None = None) -> Iterator[None]:
                 _authenticate(Path(cleaning.enter_context(TemporaryDirectory(prefix="distseg-token-"))))
         import ray
 
-        # Where there is no address, the processes of our own Ray inherit this environment when they start.
         os.environ.update({name: value for name, value in ENVIRONMENT.items() if name not in os.environ})
-        ray.init(
-            address=address,
-            num_cpus=cpus if address == "local" else None,
-            runtime_env={"env_vars": ENVIRONMENT},
-            log_to_driver=False,
-            logging_level=logging.WARNING,
-        )
+        settings: dict[str, Any] = {"runtime_env": {"env_vars": ENVIRONMENT}}
+        if address == "local":  # its processes inherit this environment
+            settings = {"num_cpus": cpus}
+            if one_run:
+                settings |= {"include_dashboard": False, "_system_config": _NO_PRESTART}
         try:
-            yield
+            _start(address, settings)
+            yield address == "local"
         finally:
             ray.shutdown()
+
+
+def _start(address: str, settings: dict[str, Any]) -> None:
+    import ray
+
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING, **settings)
+    except Exception as error:  # Ray has no class for it
+        if "timed out during startup" not in str(error):
+            raise
+        raise DistsegError(
+            "Ray did not start here within its 30 s: this machine is too busy; try again, or set RAY_ADDRESS to a Ray "
+            "that runs"
+        ) from error
 
 
 def _authenticate(folder: Path) -> None:
@@ -61,17 +81,38 @@ def _authenticate(folder: Path) -> None:
     os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
 
 
-def concurrent_trials(resources: Resources) -> int:
-    """How many trials the cluster holds at once; ClusterError when it can never hold one."""
-    room = _room(resources.cpus_per_worker, resources.gpus_per_worker)
-    trials = room // resources.workers_per_trial
+@dataclass(frozen=True)
+class Concurrency:
+    """How many trials run at once, and why so many."""
+
+    trials: int
+    reason: str
+    """In one line, for the user."""
+
+
+def concurrent_trials(resources: Resources, lease: Lease = UNBOUNDED) -> Concurrency:
+    """How many trials the cluster and the lease hold at once; ClusterError when they can never hold one."""
+    workers, cpus, gpus = resources.workers_per_trial, resources.cpus_per_worker, resources.gpus_per_worker
+    room = _room(cpus, gpus)
+    size = f"{workers} worker{'s' if workers > 1 else ''} of {cpus:g} CPU and {gpus:g} GPU each"
+    trials = room // workers
     if trials == 0:
         raise ClusterError(
-            f"a trial needs {resources.workers_per_trial} workers of {resources.cpus_per_worker:g} CPU and "
-            f"{resources.gpus_per_worker:g} GPU each, the cluster's nodes have room for {room}; "
+            f"a trial needs {size}, the cluster's nodes have room for {room}; "
             "lower workers_per_trial, cpus_per_worker or gpus_per_worker, or use a larger cluster"
         )
-    return min(trials, resources.max_concurrent or trials)
+    held_by = f"of the cluster's {cluster_total('CPU'):g} CPUs and {cluster_total('GPU'):g} GPUs"
+    leased = lease.holds(workers * cpus, workers * gpus)
+    if leased == 0:
+        raise ClusterError(
+            f"a trial needs {size}, the job's lease is {lease}; submit the job with more --cpus and --gpus, "
+            "or lower workers_per_trial, cpus_per_worker or gpus_per_worker"
+        )
+    if leased is not None and leased < trials:
+        trials, held_by = leased, f"of the job's lease of {lease}"
+    if resources.max_concurrent is not None and resources.max_concurrent < trials:
+        trials, held_by = resources.max_concurrent, f"by resources.max_concurrent, {held_by}"
+    return Concurrency(trials, f"{trials} trial{'s' if trials > 1 else ''} at once, {size}, {held_by}")
 
 
 def check_workers(workers: int, cpus_per_worker: float, gpus_per_worker: float) -> None:
@@ -91,8 +132,18 @@ def cluster_total(name: str) -> float:
 
 def _room(cpus: float, gpus: float) -> int:
     """How many workers of this size the nodes hold, each on one node, when nothing else runs."""
-    needed = {name: each for name, each in (("CPU", cpus), ("GPU", gpus)) if each > 0}
-    return sum(min(int(node.get(name, 0) / each + 1e-9) for name, each in needed.items()) for node in _nodes())
+    return sum(min(_fitting(node.get("CPU", 0), cpus), _fitting_gpus(node.get("GPU", 0), gpus)) for node in _nodes())
+
+
+def _fitting(available: float, each: float) -> int:
+    return int(available / each + 1e-9)
+
+
+def _fitting_gpus(available: float, each: float) -> int:
+    """Parts of GPUs do not add up: a worker's whole fraction lies on one of them."""
+    if each == 0:
+        return sys.maxsize
+    return int(available) * _fitting(1, each) if each < 1 else _fitting(available, each)
 
 
 def _nodes() -> list[dict[str, float]]:

@@ -2,6 +2,8 @@
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,11 @@ import ray.train.torch
 import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
 
-from distseg.errors import DistsegError, TrainingError
+from distseg import records
+from distseg.errors import TrainingError
 from distseg.home import unique_name
+from distseg.on_ray.lost import STARTS_MAX, interrupt, is_loss, reason_of_loss, wait_for_room
+from distseg.on_ray.trainers import ElasticTrainer, LeanTrainer, own_error
 from distseg.records import Status, TrialRecord
 from distseg.train.loop import run
 from distseg.train.run_folder import RunSpec, close_record, one_line
@@ -35,36 +40,54 @@ def fit(
     *,
     storage: Path,
     workers: int,
+    workers_min: int | None = None,
     cpus_per_worker: float,
     gpus_per_worker: float,
     callbacks: Sequence[UserCallback] = (),
-    max_failures: int = 0,
+    own_ray: bool = False,
 ) -> TrialRecord:
-    """Trains one run on ``workers`` DDP workers; after a failure the group restarts from the last checkpoint.
+    """Trains one run on ``workers`` DDP workers.
 
-    ``storage`` is a folder that all nodes see, for Ray's own notes while it runs.
+    With ``workers_min``, a run that loses workers goes on from its last checkpoint with as many as the cluster still
+    holds, down to that number, and with more again when nodes return: as often as it takes, as long as it gets on.
+    ``storage`` is a folder that all nodes see, for Ray's own notes while it runs. ``own_ray``: Ray serves this run
+    alone. Where others hold the cluster, waits.
     When it fails for good, raises the worker's own error where it is one of ours, else TrainingError with the reason.
+    A run that lost a worker, or the room for one, is INTERRUPTED: it can go on from its last checkpoint.
     """
+    spec = replace(spec, gpus_per_worker=gpus_per_worker)
     name = unique_name(spec.folder.name)  # under a name used before, Ray would resume its own snapshot in silence
     resources = {"CPU": cpus_per_worker} | ({"GPU": gpus_per_worker} if gpus_per_worker else {})
-    trainer = ray.train.torch.TorchTrainer(
-        _train_worker,
-        train_loop_config={"spec": spec},
-        scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpus_per_worker > 0, resources_per_worker=resources),
+    elastic = workers_min is not None and workers_min < workers
+    kind: Any = LeanTrainer if own_ray else ray.train.torch.TorchTrainer
+    if elastic:
+        kind = partial(ElasticTrainer, checkpoint=spec.folder / records.LAST_CHECKPOINT)
+    trainer = kind(
+        partial(_train_worker, spec),  # not by train_loop_config: Ray's controller would import what a spec takes
+        scaling_config=ScalingConfig(
+            num_workers=(workers_min, workers) if elastic else workers,  # type: ignore[arg-type]
+            use_gpu=gpus_per_worker > 0,
+            resources_per_worker=resources,
+        ),
         run_config=RunConfig(
             name=name,
             storage_path=str(storage),
-            failure_config=FailureConfig(max_failures=max_failures, controller_failure_limit=0),  # type: ignore[call-arg]
+            failure_config=FailureConfig(max_failures=0, controller_failure_limit=STARTS_MAX),  # type: ignore[call-arg]
             callbacks=list(callbacks),  # type: ignore[arg-type]
         ),
     )
     try:
+        wait_for_room(workers if workers_min is None else workers_min, resources)
         trainer.fit()
     except (KeyboardInterrupt, SystemExit):  # Ray Train takes a Ctrl-C for itself and leaves with exit code 0
         close_record(spec, Status.INTERRUPTED, "interrupted by the user")
         raise KeyboardInterrupt from None
     except ray.train.TrainingFailedError as error:
-        own = _own_error(error)
+        own = own_error(error)
+        if own is None and is_loss(error):
+            reason = reason_of_loss(error)
+            interrupt(spec, reason)
+            raise TrainingError(reason) from error
         if own is None or spec.study is not None:  # else rank 0 has closed the record, or refused to touch it
             close_record(spec, Status.FAILED, one_line(own) if own else _reason(spec, error))
         raise own or TrainingError(_reason(spec, error)) from error
@@ -73,14 +96,8 @@ def fit(
     return TrialRecord.load(spec.folder)
 
 
-def _train_worker(config: dict[str, Any]) -> None:
-    run(config["spec"], TrainWorker())
-
-
-def _own_error(error: ray.train.TrainingFailedError) -> DistsegError | None:
-    """The first of our own errors among those of the workers: the others' connections fail when one of them is gone."""
-    failures = error.worker_failures if isinstance(error, ray.train.WorkerGroupError) else {}
-    return next((failure for _, failure in sorted(failures.items()) if isinstance(failure, DistsegError)), None)
+def _train_worker(spec: RunSpec) -> None:
+    run(spec, TrainWorker())
 
 
 def _reason(spec: RunSpec, error: Exception) -> str:

@@ -36,8 +36,15 @@ def visible_files(folder: Path, endings: Sequence[str]) -> list[Path]:
 
 
 def read_image(path: Path) -> Pixels:
-    """Image file -> (H, W, 3) uint8 RGB, upright (EXIF rotation applied), transparency dropped; DataError on damage."""
-    data = _read_bytes(path)
+    """Image file -> (H, W, 3) uint8 RGB, upright (EXIF rotation applied), transparency dropped; DataError on damage.
+
+    Grey becomes three equal channels; of 16 bits the upper eight count; CMYK is converted.
+    """
+    return decode_image(read_bytes(path), path)
+
+
+def decode_image(data: bytes, path: Path) -> Pixels:
+    """The bytes of the file ``path`` -> as ``read_image``."""
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
     except cv2.error:  # an empty file, a size beyond OpenCV's limit
@@ -47,7 +54,8 @@ def read_image(path: Path) -> Pixels:
     return np.asarray(image, np.uint8)
 
 
-def _read_bytes(path: Path) -> bytes:
+def read_bytes(path: Path) -> bytes:
+    """DataError when the file cannot be read."""
     try:
         return path.read_bytes()
     except OSError as error:

@@ -11,11 +11,10 @@ from pycocotools import mask as coco
 from distseg.data.manifest import ShardFolder
 from distseg.data.stream import InstanceEvalBatches, batch_loader, open_named_split
 from distseg.errors import InputError
-from distseg.export.torchscript import LoadedModel
-from distseg.tasks.instance_drawing import draw_instances
+from distseg.export.torchscript import load
+from distseg.predict.segmenter import Recipe
+from distseg.records import Score
 from distseg.tasks.instance_scoring import measure_instances
-
-__all__ = ["coco_results", "draw_instances", "evaluate_instances"]
 
 
 def coco_results(
@@ -45,18 +44,24 @@ def coco_results(
     return results
 
 
-def evaluate_instances(loaded: LoadedModel, folder: ShardFolder, split: str) -> dict[str, Any]:
-    """``evaluate --json`` of task instance: AP and losses of a file on a split's samples."""
+def evaluate_instances(recipe: Recipe, folder: ShardFolder, split: str) -> dict[str, Any]:
+    """``evaluate --json`` of task instance: AP and losses of one file on a split's samples.
+
+    InputError when the file is not of these classes, and when more is asked for than one file, as it is.
+    """
     started = time.perf_counter()
-    reader = open_named_split(folder, split)
-    batches = InstanceEvalBatches(reader, batch=1, rank=0, world_size=1)
-    loader = batch_loader(batches, range(len(batches)), workers=0, prefetch=1, pin=False)
-    with torch.inference_mode():
-        score, bad = measure_instances(
-            loaded.module, loader, folder.manifest, torch.device("cpu"), lambda value: [value]
+    path, *others = recipe.models
+    if others or recipe.tta or recipe.tile is not None:
+        raise InputError(f"{path}: objects are found by one file as it is; drop other files, --tta and --tile")
+    loaded = load(path, recipe.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    known = folder.manifest
+    if (loaded.manifest.task, loaded.manifest.classes) != ("instance", known.classes):
+        raise InputError(
+            f"{path}: task {loaded.manifest.task} with classes {', '.join(loaded.manifest.classes)}, {folder.root} has "
+            f"instance with {', '.join(known.classes)}; evaluate on shards of the same task and classes"
         )
-    if bad:
-        raise InputError(f"{folder.root}: {len(bad)} samples cannot be used, first {bad[0].key}: {bad[0].reason}")
+    device = next(loaded.module.parameters()).device
+    score = score_detector(loaded.module, folder, split, device)
     return {
         "metrics": score.metrics,
         "samples": score.samples,
@@ -64,3 +69,14 @@ def evaluate_instances(loaded: LoadedModel, folder: ShardFolder, split: str) -> 
         "resolution": score.resolution,
         "config": loaded.manifest.config,
     }
+
+
+def score_detector(predictor: Any, folder: ShardFolder, split: str, device: torch.device) -> Score:
+    """An `InstancePredictor` or the file of one on a split's samples; InputError when one of them cannot be used."""
+    batches = InstanceEvalBatches(open_named_split(folder, split), batch=1, rank=0, world_size=1)
+    loader = batch_loader(batches, range(len(batches)), workers=0, prefetch=1, pin=False)
+    with torch.inference_mode():
+        score, bad = measure_instances(predictor, loader, folder.manifest, device, lambda value: [value])
+    if bad:
+        raise InputError(f"{folder.root}: {len(bad)} samples cannot be used, first {bad[0].key}: {bad[0].reason}")
+    return score

@@ -1,119 +1,178 @@
-"""From an exported model and a folder of images to the csv file that Kaggle takes.
+"""From exported models and a folder of images to the csv file that Kaggle takes.
 
-Images are decoded ahead in threads (OpenCV lets go of Python's lock) while the model works on the batch before, one
-batch ahead at most: memory depends on the batch and the images' size, not on how many images there are.
+It goes on where an interrupted run was, and appears complete or not at all. Memory depends on the size of the images,
+not on their number.
 """
 
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
+import numpy.typing as npt
 
+from distseg import checkpoint
 from distseg.atomic import replacing
 from distseg.data import rle
-from distseg.data.codec import Pixels
-from distseg.errors import DataError, InputError
-from distseg.predict.images import read_image
-from distseg.predict.rle_csv import HEADER, read_rows, row_bytes
+from distseg.errors import DataError
+from distseg.predict.decode import Unreadable
+from distseg.predict.inputs import Job
+from distseg.predict.pipeline import CHUNK, Answer, Finish, Run
+from distseg.predict.row_format import RowFormat, read_rows, row_bytes
+from distseg.predict.segmenter import Recipe
+from distseg.predict.unfinished import Runs, Unfinished
 
-Model = Callable[[torch.Tensor], torch.Tensor]
-"""uint8 (B, 3, H, W) RGB -> uint8 (B, H, W): 1 on the object, 0 elsewhere, at the size of the images."""
+Order = npt.NDArray[np.int64]
+"""(rows, 2): image, and place among the image's rows."""
 
 _NAMES_SHOWN = 5
 
 
+@dataclass(frozen=True)
+class EncodeRows(Finish[Runs]):
+    """Labels to run lengths, a text for each row of the image."""
+
+    format: RowFormat
+
+    def __call__(self, answer: Answer) -> Runs:
+        order, first = self.format.order, self.format.first
+        return tuple(
+            rle.encode(np.equal(answer.labels, label), order=order, first=first) for label in self.format.labels
+        )
+
+
+def identity_of(recipe: Recipe, format: RowFormat) -> dict[str, Any]:
+    """What makes two submissions of the same images the same: files and options, not where it is computed."""
+    return {
+        "models": [checkpoint.sha256(path) for path in recipe.models],
+        "tta": recipe.tta,
+        "tile": recipe.tile,
+        "format": format.model_dump(mode="json"),
+    }
+
+
 def write_submission(
-    model: Model,
+    encode: Run[Runs],
     images: Sequence[Path],
     out: Path,
     *,
+    format: RowFormat | None = None,
+    identity: Mapping[str, Any] | None = None,
     sample: Path | None = None,
-    batch: int = 8,
-    threads: int = 2,
-    order: rle.Order = "row-major",
+    empty_if_unreadable: bool = False,
     progress: Callable[[int, int], None] | None = None,
+    tell: Callable[[str], None] = lambda line: None,
 ) -> int:
-    """Writes one row an image (its file name, the run lengths of its mask) and returns the number of rows.
+    """Writes the rows of every image and returns how many rows there are.
 
-    With ``sample`` (Kaggle's sample_submission.csv) the rows are exactly its images in its order, else ``images`` in
-    theirs. ``batch`` is the most images in one call of the model; only neighbours of equal size share a call.
-    ``progress`` is called with (images done, images in all). ``out`` appears complete or not at all.
+    With ``sample`` (Kaggle's sample_submission.csv) the rows are exactly its ids in its order, else those of ``images``
+    in theirs. ``progress`` is called with (images done, images to do). ``tell`` hears in one line of an unfinished
+    submission that is continued, or that is not, and of images for which an empty mask was written.
 
-    DataError when ``sample`` and ``images`` do not name the same files, when two images share a name, and when an
-    image cannot be read; InputError when the model returns anything else than one mask an image at its size.
+    An image that cannot be read ends no run: all others are worked on and kept, then DataError names it, and the next
+    run works on its chunk alone; or, with ``empty_if_unreadable``, its masks are empty.
+
+    DataError also when ``sample`` and ``images`` do not name the same rows, and when two images share a row.
     """
-    todo = _in_order(images, sample)
-    done = 0
+    format = (format or RowFormat()).checked()
+    jobs, order = _arranged(images, sample, format)
+    chunks = [jobs[first : first + CHUNK] for first in range(0, len(jobs), CHUNK)]
+    names = hashlib.sha256("\n".join(job.name for job in jobs).encode()).hexdigest()
+    identity = {**(identity or {}), "images": names, "empty_if_unreadable": empty_if_unreadable}
+    with Unfinished(out, identity, chunks) as unfinished:
+        todo = unfinished.missing
+        if unfinished.begun_anew:
+            tell(f"{out}: an unfinished one of other models, options or images was there; begun anew")
+        elif len(todo) < len(chunks):
+            tell(f"{out}: goes on, {len(jobs) - sum(len(chunks[number]) for number in todo)} of {len(jobs)} are there")
+        bad = _encode_chunks(encode, unfinished, chunks, todo, empty_if_unreadable, format, progress)
+        if bad and not empty_if_unreadable:
+            raise DataError(
+                f"{out}: not written, {len(bad)} of {len(jobs)} images cannot be read: "
+                f"{_some([each.reason for each in bad])}; mend them and run again (the others are kept), or give "
+                "--unreadable empty"
+            )
+        for each in bad:
+            tell(f"{each.reason}; its mask is empty")
+        rows = _write(out, unfinished, format, order)
+        unfinished.remove()
+    return rows
+
+
+def _encode_chunks(
+    encode: Run[Runs],
+    unfinished: Unfinished,
+    chunks: Sequence[Sequence[Job]],
+    todo: Sequence[int],
+    empty_if_unreadable: bool,
+    format: RowFormat,
+    progress: Callable[[int, int], None] | None,
+) -> list[Unreadable]:
+    """Adds the chunks that are missing; those with an unreadable image only if its mask may be empty."""
+    jobs = list(chain.from_iterable(chunks[number] for number in todo))
+    results, done, bad = encode(jobs), 0, []
+    for number in todo:
+        found = list(islice(results, len(chunks[number])))
+        unreadable = [result for result in found if isinstance(result, Unreadable)]
+        bad += unreadable
+        if not unreadable or empty_if_unreadable:
+            empty = ("",) * len(format.labels)
+            unfinished.add(number, [empty if isinstance(result, Unreadable) else result for result in found])
+        done += len(found)
+        if progress is not None:
+            progress(done, len(jobs))
+    return bad
+
+
+def _write(out: Path, unfinished: Unfinished, format: RowFormat, order: Order | None) -> int:
+    """Header and rows: as the images come, or in ``order``."""
+    count = 0
     with replacing(out) as file:
-        file.write(row_bytes(*HEADER))
-        decoded = zip(todo, _read_ahead(todo, threads, ahead=batch), strict=True)
-        for group in _same_shape(decoded, batch):
-            masks = _predict(model, [pixels for _, pixels in group])
-            for (path, _), mask in zip(group, masks, strict=True):
-                file.write(row_bytes(path.name, rle.encode(mask, order=order)))
-            done += len(group)
-            if progress is not None:
-                progress(done, len(todo))
-    return done
+        file.write(row_bytes(*format.columns))
+        for job, runs in unfinished.rows() if order is None else ():
+            for row_id, text in zip(format.row_ids(job.name), runs, strict=True):
+                file.write(row_bytes(row_id, text))
+                count += 1
+        for image, place in order if order is not None else ():
+            job, runs = unfinished.row(int(image))
+            file.write(row_bytes(format.id_of(job.name, format.labels[place]), runs[place]))
+            count += 1
+    return count
 
 
-def _in_order(images: Sequence[Path], sample: Path | None) -> list[Path]:
-    """The images in the order of their rows; DataError unless they are exactly those of the sample."""
+def _arranged(images: Sequence[Path], sample: Path | None, format: RowFormat) -> tuple[list[Job], Order | None]:
+    """The images in the order of their first rows, and the order of the rows where that does not say it.
+
+    DataError unless the rows of the images are exactly those of the sample.
+    """
     repeated = [name for name, times in Counter(path.name for path in images).items() if times > 1]
     if repeated:
         raise DataError(f"images: {_some(repeated)} given more than once; a submission has one row a file name")
     if not images:
         raise DataError("images: none given, want at least one")
+    jobs = [Job(path, path.name) for path in images]
+    made: dict[str, tuple[int, int]] = {}  # row id -> (image, place among its rows)
+    for number, job in enumerate(jobs):
+        for place, row_id in enumerate(format.row_ids(job.name)):
+            if row_id in made:
+                raise DataError(f"images: {jobs[made[row_id][0]].name} and {job.name} share the row '{row_id}'")
+            made[row_id] = (number, place)
     if sample is None:
-        return list(images)
-    paths = {path.name: path for path in images}
-    names = [name for name, _ in read_rows(sample)]
-    if missing := [name for name in names if name not in paths]:
-        raise DataError(f"{sample}: {_some(missing)} not among the {len(paths)} images; add the files to the folder")
-    if extra := sorted(paths.keys() - set(names)):
+        return jobs, None
+    wanted = [row_id for row_id, _ in read_rows(sample, format.columns)]
+    if missing := [row_id for row_id in wanted if row_id not in made]:
+        raise DataError(f"{sample}: {_some(missing)} not among the {len(made)} images; add the files to the folder")
+    if extra := sorted(made.keys() - set(wanted)):
         raise DataError(f"{sample}: has no row for {_some(extra)}; take these files out of the folder")
-    return [paths[name] for name in names]
-
-
-def _read_ahead(paths: Iterable[Path], threads: int, ahead: int) -> Iterator[Pixels]:
-    """Images (H, W, 3) in order; up to ``ahead`` of them are decoded or waiting while the caller works on another."""
-    todo = iter(paths)
-    with ThreadPoolExecutor(threads) as pool:
-        waiting = deque(pool.submit(read_image, path) for path in islice(todo, ahead))
-        try:
-            while waiting:
-                pixels = waiting.popleft().result()
-                waiting.extend(pool.submit(read_image, path) for path in islice(todo, 1))
-                yield pixels
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _same_shape(decoded: Iterable[tuple[Path, Pixels]], batch: int) -> Iterator[list[tuple[Path, Pixels]]]:
-    """Runs of neighbours whose images have one shape, at most ``batch`` long."""
-    group: list[tuple[Path, Pixels]] = []
-    for path, pixels in decoded:
-        if group and (len(group) == batch or pixels.shape != group[0][1].shape):
-            yield group
-            group = []
-        group.append((path, pixels))
-    if group:
-        yield group
-
-
-@torch.inference_mode()
-def _predict(model: Model, images: Sequence[Pixels]) -> Pixels:
-    """Images (H, W, 3) of one shape -> masks (B, H, W) uint8."""
-    batch = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
-    masks = model(batch)
-    wanted = (len(images), *images[0].shape[:2])
-    if masks.dtype != torch.uint8 or tuple(masks.shape) != wanted:
-        raise InputError(f"model: returned {masks.dtype} {tuple(masks.shape)}, want torch.uint8 {wanted} (B, H, W)")
-    return np.asarray(masks.cpu().numpy(), np.uint8)
+    places = list(dict.fromkeys(made[row_id][0] for row_id in wanted))
+    rank = {number: place for place, number in enumerate(places)}
+    order = np.array([(rank[made[row_id][0]], made[row_id][1]) for row_id in wanted])
+    in_turn = np.array([(place, each) for place in range(len(places)) for each in range(len(format.labels))])
+    return [jobs[number] for number in places], None if np.array_equal(order, in_turn) else order
 
 
 def _some(names: Sequence[str]) -> str:

@@ -1,9 +1,11 @@
 """The searched space: overrides out of Optuna's suggestions, and the point that the base config itself stands at."""
 
+import itertools
 from collections.abc import Mapping
 from typing import Any, Protocol
 
 from distseg.config import Dimension, RunConfig
+from distseg.errors import ConfigError
 
 
 class Suggests(Protocol):
@@ -47,6 +49,18 @@ def applies(dimension: Dimension, overrides: Mapping[str, Any]) -> bool:
 def base_point(space: Mapping[str, Dimension], base: RunConfig) -> dict[str, Any]:
     """The base config as overrides: its own value for each field of the space."""
     return {path: value_at(base, path) for path in space}
+
+
+def grid(space: Mapping[str, Dimension]) -> list[dict[str, Any]]:
+    """Every combination of the values of a space of choices, the last field changing fastest.
+
+    ConfigError when a field is no choice, or is searched only where another has some value.
+    """
+    for path, dimension in space.items():
+        if dimension.kind != "choice" or dimension.when is not None:
+            raise ConfigError(f"space.{path}: want a plain choice, as every combination is tried; got {dimension.kind}")
+    values = [dimension.values or () for dimension in space.values()]
+    return [dict(zip(space, combination, strict=True)) for combination in itertools.product(*values)]
 
 
 def value_at(cfg: RunConfig, path: str) -> Any:

@@ -1,6 +1,6 @@
 """The dense tasks: a label for every pixel. Binary has one logit (object or background), multi-class one a class."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -8,16 +8,16 @@ import numpy as np
 import torch
 from torch import nn
 
-from distseg.config import ModelConfig, RunConfig
+from distseg.config import LossConfig, ModelConfig, RunConfig
 from distseg.data.manifest import BadSample, Manifest
 from distseg.data.stream import Batch
 from distseg.losses import build_loss, median_frequency_weights
 from distseg.models.build import BuiltModel, build_model
 from distseg.records import Score
 from distseg.scores import metrics_of, width
+from distseg.tasks.exchange import Losses, Ranks
 from distseg.tasks.predictor import Predictor
-from distseg.tasks.ranks import Ranks
-from distseg.tasks.scoring import measure
+from distseg.tasks.scoring import Each, measure
 
 
 class DenseTask:
@@ -38,10 +38,19 @@ class DenseTask:
             pixels = torch.tensor([manifest.class_pixels[name] for name in manifest.classes])
             weights = median_frequency_weights(pixels)
         self._loss = build_loss(cfg.loss, manifest.ignore_label, weights)
+        self._soft_dice_error = (
+            build_loss(LossConfig(name="dice"), manifest.ignore_label)
+            if cfg.augment.adaptive.error == "soft_dice"
+            else None
+        )
 
     def loss(self, logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
         """Logits (B, C, H, W) of any float type, masks (B, H, W) uint8 -> (B,) float32."""
         return self._loss(logits.float(), masks)
+
+    def errors(self, logits: torch.Tensor, masks: torch.Tensor, losses: torch.Tensor) -> torch.Tensor:
+        """What the augmentation level follows, of each image (B,) float32: its loss, or 1 - its soft Dice."""
+        return losses if self._soft_dice_error is None else self._soft_dice_error(logits.float(), masks)
 
     def build(self, cfg: ModelConfig, state: dict[str, torch.Tensor] | None = None) -> BuiltModel:
         return build_model(cfg, self.channels_out)
@@ -58,16 +67,31 @@ class DenseTask:
         inputs: tuple[torch.Tensor, torch.Tensor],
         part: slice,
         autocast: AbstractContextManager[Any],
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        images, masks = inputs
+    ) -> Losses:
+        images, masks = inputs[0][part], inputs[1][part]
         with autocast:
-            logits = trainer.network_logits(images[part])
-        return self.loss(logits, masks[part]), images.new_zeros(0, dtype=torch.float32)
+            logits = trainer.network_logits(images)
+        losses = self.loss(logits, masks)
+        return Losses(losses, losses.new_zeros(0), lambda: self.errors(logits, masks, losses))
+
+    def validation_errors(
+        self, predictor: Predictor, batches: Iterable[Batch], device: torch.device
+    ) -> Iterator[torch.Tensor]:
+        for batch in batches:
+            if batch.keys:
+                images, masks = self.inputs(batch, device)
+                logits = predictor.logits(images)
+                yield self.errors(logits, masks, self.loss(logits, masks))
 
     def measure(
-        self, predictor: Predictor, batches: Iterable[Batch], device: torch.device, ranks: Ranks
+        self,
+        predictor: Predictor,
+        batches: Iterable[Batch],
+        device: torch.device,
+        ranks: Ranks,
+        each: Each | None = None,
     ) -> tuple[Score, list[BadSample]]:
-        return measure(predictor, batches, self._manifest, device, ranks.reduce)
+        return measure(predictor, batches, self._manifest, device, ranks.reduce, each)
 
     def metric_names(self) -> list[str]:
         classes = self._manifest.classes

@@ -67,7 +67,7 @@ def measure_instances(
             image = image.to(device)
             size = image.shape[2], image.shape[1]
             matches = match(detections(predictor.detect([image])[0]), instances, size)
-            own.append(_Measured(key, group, matches, _losses(predictor, key, image, instances)))
+            own.append(_Measured(key, group, matches, image_losses(predictor, key, image, instances)))
     images = sorted((one for part in gather(own) for one in part), key=lambda one: one.key)
     metrics = _metrics([one.matches for one in images], manifest.classes)
     if metrics["mask_ap"] is None:
@@ -104,8 +104,8 @@ def detections(found: dict[str, torch.Tensor]) -> Detections:
     )
 
 
-def _losses(predictor: Any, key: str, image: torch.Tensor, instances: tuple[Instance, ...]) -> tuple[float, ...]:
-    """Of one image by itself; which proposals are sampled follows from its key."""
+def image_losses(predictor: Any, key: str, image: torch.Tensor, instances: tuple[Instance, ...]) -> tuple[float, ...]:
+    """``LOSSES`` of one image uint8 (3, H, W) by itself; which proposals are sampled follows from its key."""
     small = predictor.fit(image)
     size = small.shape[2], small.shape[1]
     masks, labels = single_masks(instances, (image.shape[2], image.shape[1]), size)

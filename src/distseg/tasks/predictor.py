@@ -42,29 +42,47 @@ class Predictor(nn.Module):
         logits: torch.Tensor = self.network(x)
         return logits[:, :, :height, :width].float()
 
+    def resized(self, images: torch.Tensor) -> torch.Tensor:
+        """uint8 (B, 3, H, W) -> uint8 (B, 3, h, w) at the input size.
+
+        Antialiased, as packing shrinks (area): a plain bilinear resize would skip pixels. A CPU does it in integers
+        (1.5 ms for 1918x1280, laid out channels-last, against 11 to 30 in floats); a GPU, whose kernel knows only
+        floats, differs from it by one grey level at most.
+        """
+        size = [self.height, self.width]
+        if images.is_cuda:
+            shrunk = F.interpolate(images.float(), size=size, mode="bilinear", align_corners=False, antialias=True)
+            return shrunk.round().clamp(0, 255).to(torch.uint8)
+        return F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=True)
+
     def logits(self, images: torch.Tensor) -> torch.Tensor:
         """uint8 (B, 3, H, W) -> float32 logits (B, C, H, W): seen at the input size, resized back bilinearly."""
         height, width = images.shape[-2], images.shape[-1]
         if self.height == 0 or (height == self.height and width == self.width):
             return self.network_logits(images)
-        # antialiased, as packing shrinks (area): a plain bilinear resize would skip pixels
-        resized = F.interpolate(
-            images.float(), size=[self.height, self.width], mode="bilinear", align_corners=False, antialias=True
-        )
-        small = self.network_logits(resized.round().clamp(0, 255).to(torch.uint8))
+        return self.resized_logits(images)
+
+    def resized_logits(self, images: torch.Tensor) -> torch.Tensor:
+        """``logits`` where there is an input size; it asks nothing of the images, so ``torch.export`` can follow it."""
+        height, width = images.shape[-2], images.shape[-1]
+        small = self.network_logits(self.resized(images))
         return F.interpolate(small, size=[height, width], mode="bilinear", align_corners=False)
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """uint8 (B, 3, H, W) RGB -> labels uint8 (B, H, W): 0/1 for one channel, else the class index."""
-        logits = self.logits(images)
+    def labels_of(self, logits: torch.Tensor) -> torch.Tensor:
+        """Logits (B, C, H, W) -> labels uint8 (B, H, W): 0/1 for one channel, else the class index."""
         if logits.shape[1] == 1:
             return (logits[:, 0] > 0).to(torch.uint8)
         return logits.argmax(dim=1).to(torch.uint8)
 
+    def probabilities_of(self, logits: torch.Tensor) -> torch.Tensor:
+        """Logits (B, C, H, W) -> [0, 1]: sigmoid for one channel, else softmax over channels."""
+        return logits.sigmoid() if logits.shape[1] == 1 else logits.softmax(dim=1)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """uint8 (B, 3, H, W) RGB -> labels uint8 (B, H, W)."""
+        return self.labels_of(self.logits(images))
+
     @torch.jit.export
     def probabilities(self, images: torch.Tensor) -> torch.Tensor:
-        """uint8 (B, 3, H, W) RGB -> float32 (B, C, H, W) in [0, 1]: sigmoid for one channel, else softmax."""
-        logits = self.logits(images)
-        if logits.shape[1] == 1:
-            return logits.sigmoid()
-        return logits.softmax(dim=1)
+        """uint8 (B, 3, H, W) RGB -> float32 (B, C, H, W)."""
+        return self.probabilities_of(self.logits(images))

@@ -9,7 +9,10 @@ from distseg.data.manifest import BadSample, Manifest
 from distseg.data.stream import Batch
 from distseg.metrics import image_sums
 from distseg.records import Score
-from distseg.scores import group_values, intervals, metrics_of, width
+from distseg.scores import Sums, group_values, intervals, metrics_of, width
+
+Each = Callable[[Batch, Sums], None]
+"""Is shown a batch and its images' rows of sums (B, width(classes)), see metrics.py."""
 
 Reduce = Callable[[torch.Tensor], torch.Tensor]
 """Sum of a float64 tensor over all ranks, on each of them."""
@@ -21,6 +24,7 @@ def measure(
     manifest: Manifest,
     device: torch.device,
     reduce: Reduce,
+    each: Each | None = None,
 ) -> tuple[Score, list[BadSample]]:
     """Scores ``predict`` (uint8 (B, 3, H, W) -> labels uint8 (B, H, W)) on this rank's batches of a split.
 
@@ -37,6 +41,8 @@ def measure(
         predictions = predict(batch.images.to(device, non_blocking=True))
         masks = batch.masks.to(device, non_blocking=True)
         rows = image_sums(predictions, masks, classes, manifest.ignore_label)
+        if each is not None:
+            each(batch, rows)
         np.add.at(sums, [groups[group] for group in batch.groups], rows)
     total = reduce(torch.from_numpy(sums)).cpu().numpy()
     measured = {group: total[row] for group, row in groups.items() if total[row, classes * classes] > 0}

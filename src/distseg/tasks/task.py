@@ -1,6 +1,6 @@
 """What the one loop asks of a task."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -13,8 +13,9 @@ from distseg.models.build import BuiltModel
 from distseg.records import Score
 from distseg.tasks.check import check_task
 from distseg.tasks.dense import DenseTask
+from distseg.tasks.exchange import Losses, Ranks
 from distseg.tasks.instance import InstanceTask
-from distseg.tasks.ranks import Ranks
+from distseg.tasks.scoring import Each
 
 
 class Task(Protocol):
@@ -26,7 +27,7 @@ class Task(Protocol):
         ...
 
     def build(self, cfg: ModelConfig, state: dict[str, torch.Tensor] | None = None) -> BuiltModel:
-        """The network with its starting weights; ``state``: of a checkpoint that it is to take, if there is one."""
+        """The network with its starting weights; ``state``: of the checkpoint that is loaded next, if there is one."""
         ...
 
     def predictor(self, network: nn.Module, built: BuiltModel, size: tuple[int, int] | None) -> Any:
@@ -37,16 +38,21 @@ class Task(Protocol):
         """A training batch on its way to a device."""
         ...
 
-    def losses(
-        self, trainer: Any, inputs: Any, part: slice, autocast: AbstractContextManager[Any]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Losses (n,) float32 of the n images of a part, and the sums over images of those in ``loss_names``."""
+    def losses(self, trainer: Any, inputs: Any, part: slice, autocast: AbstractContextManager[Any]) -> Losses:
+        """Of the images of a part of a batch, computed by the predictor around what is trained."""
+        ...
+
+    def validation_errors(self, predictor: Any, batches: Iterable[Any], device: torch.device) -> Iterator[torch.Tensor]:
+        """What the augmentation level follows, (n,) at a time, of this rank's validation images."""
         ...
 
     def measure(
-        self, predictor: Any, batches: Iterable[Any], device: torch.device, ranks: Ranks
+        self, predictor: Any, batches: Iterable[Any], device: torch.device, ranks: Ranks, each: Each | None = None
     ) -> tuple[Score, list[BadSample]]:
-        """The score over all ranks, the same on each, and the samples that this rank had to leave out."""
+        """The score over all ranks, the same on each, and the samples that this rank had to leave out.
+
+        ``each`` looks on where images have a Dice each.
+        """
         ...
 
     def metric_names(self) -> list[str]:

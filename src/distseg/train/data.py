@@ -1,10 +1,11 @@
 """A run's batches: every rank plans the same epochs and takes its own slice of each global batch."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from distseg.augment import adaptive
 from distseg.augment.any_size import AnySizeAugmenter
 from distseg.augment.keyed_random import KeyedAugment
 from distseg.augment.policies import Augmenter
@@ -24,6 +25,21 @@ from distseg.train.worker import Worker
 
 
 @dataclass(frozen=True)
+class LeveledSteps:
+    """Global steps, each with its augmentation level, which is asked for when the loader asks for the step."""
+
+    steps: range
+    level_of: Callable[[int], float]
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __iter__(self) -> Iterator[tuple[int, float]]:
+        for step in self.steps:
+            yield step, self.level_of(step)
+
+
+@dataclass(frozen=True)
 class RunData:
     """What one rank reads."""
 
@@ -33,13 +49,20 @@ class RunData:
     samples: int
     """Of training and validation together, over all ranks."""
     train_batches: TrainBatches | InstanceTrainBatches
+    val_batches: EvalBatches | InstanceEvalBatches
     validation: Iterable[Any]
     """This rank's validation batches; can be iterated again and again."""
     loader: partial[Iterable[Any]]
+    window_steps: int | None
+    """Steps over which the augmentation level is constant; None without the adaptive policy."""
 
-    def training(self, first_step: int, steps: int) -> Iterable[Any]:
-        """This rank's share of global batches ``first_step`` to ``steps`` - 1, over all epochs."""
-        return self.loader(self.train_batches, range(first_step, steps))
+    def training(self, first_step: int, steps: int, level_of: Callable[[int], float]) -> Iterable[Any]:
+        """This rank's share of global batches ``first_step`` to ``steps`` - 1, over all epochs.
+
+        ``level_of``: a step's augmentation level; it is asked at most ``window_steps`` steps ahead.
+        """
+        items = LeveledSteps(range(first_step, steps), level_of)
+        return self.loader(self.train_batches, items, ahead_max=self.window_steps)
 
 
 def open_data(cfg: RunConfig, shards: ShardFolder, worker: Worker) -> RunData:
@@ -72,8 +95,14 @@ def open_data(cfg: RunConfig, shards: ShardFolder, worker: Worker) -> RunData:
         size=size,
         samples=len(train_reader) + len(val_reader),
         train_batches=train_batches,
+        val_batches=val_batches,
         validation=loader(val_batches, range(len(val_batches))),
         loader=loader,
+        window_steps=(
+            adaptive.window_steps(cfg.augment.adaptive, cfg.train.batch_global)
+            if cfg.augment.policy == "adaptive"
+            else None
+        ),
     )
 
 

@@ -11,36 +11,48 @@ from distseg.data.manifest import BadSample
 from distseg.data.order import EpochPlan
 from distseg.errors import TrainingError
 from distseg.records import Score
+from distseg.train.levels import add_errors
 from distseg.train.state import TrainState
 from distseg.train.telemetry import GpuMeter
-from distseg.train.worker import gather_objects, reduce_sum
+from distseg.train.worker import Worker, gather_objects, reduce_sum
 
 
 class Since:
     """What this rank gathered since the ranks last added up."""
 
-    def __init__(self, device: torch.device, meter: GpuMeter, loss_names: tuple[str, ...]) -> None:
-        """``loss_names``: of the parts of the loss that are logged one by one."""
+    def __init__(self, worker: Worker, meter: GpuMeter, gpus: float, loss_names: tuple[str, ...]) -> None:
+        """``gpus``: what this rank holds of its GPU, where it has one; ``loss_names``: as `Task.loss_names`."""
         self.loss_names = loss_names
-        self.device = device
+        self.device = worker.device
         self.meter = meter
+        self.gpus = gpus if worker.device.type == "cuda" else 0.0
         self.start()
 
     def start(self) -> None:
         """Begins anew."""
         self.losses = torch.zeros(2 + len(self.loss_names), dtype=torch.float64, device=self.device)
         """Sum over images, images, and sums over images of the parts of the loss."""
+        self.error_units = torch.zeros((), dtype=torch.float64, device=self.device)
+        """Sum over images of what the augmentation level follows."""
         self.bad: list[BadSample] = []
         self.wall = time.perf_counter()
         self.cpu = time.process_time()
         self.energy_wh = self.meter.energy_wh()
 
+    def add(self, sums: torch.Tensor) -> None:
+        """What ``train_step`` returns."""
+        self.losses += sums[:-1]
+        self.error_units += sums[-1]
+
 
 def take_in(since: Since, state: TrainState, cfg: RunConfig, samples: int) -> None:
     """Adds up over ranks what they gathered, and fails on all of them together when the run cannot go on."""
-    spent = [time.process_time() - since.cpu, since.meter.energy_wh() - since.energy_wh]
-    own = torch.cat([since.losses, torch.tensor(spent, dtype=torch.float64, device=since.device)])
-    loss_sum, images, *parts, cpu_seconds, energy_wh = reduce_sum(own).tolist()
+    seconds = time.perf_counter() - since.wall
+    spent = [time.process_time() - since.cpu, seconds * since.gpus, since.meter.energy_wh() - since.energy_wh]
+    own = torch.cat(
+        [since.losses, since.error_units[None], torch.tensor(spent, dtype=torch.float64, device=since.device)]
+    )
+    loss_sum, images, *parts, units, cpu_seconds, gpu_seconds, energy_wh = reduce_sum(own).tolist()
     if not math.isfinite(loss_sum):
         raise TrainingError(
             f"loss is {loss_sum} by step {state.step}; the last checkpoint is from before; "
@@ -50,9 +62,11 @@ def take_in(since: Since, state: TrainState, cfg: RunConfig, samples: int) -> No
     state.loss_images += int(images)
     for name, value in zip(since.loss_names, parts, strict=True):
         state.loss_parts[name] = state.loss_parts.get(name, 0.0) + value
+    add_errors(state, units)
     state.cpu_seconds += cpu_seconds
+    state.gpu_seconds += gpu_seconds
     state.energy_wh += energy_wh
-    state.seconds += time.perf_counter() - since.wall
+    state.seconds += seconds
     for sample in itertools.chain.from_iterable(gather_objects(since.bad)):
         state.bad.setdefault(sample.key, sample)
     if len(state.bad) > cfg.data.bad_fraction_max * samples:
@@ -65,7 +79,7 @@ def take_in(since: Since, state: TrainState, cfg: RunConfig, samples: int) -> No
     since.start()
 
 
-def close_epoch(state: TrainState, cfg: RunConfig, plan: EpochPlan, score: Score | None) -> bool:
+def close_epoch(state: TrainState, cfg: RunConfig, plan: EpochPlan, score: Score | None, world_size: int) -> bool:
     """Adds the epoch's row to the history; True when it is the best so far. ``score``: None when not validated."""
     seconds = state.seconds - (state.history[-1]["seconds"] if state.history else 0.0)
     row = {
@@ -83,13 +97,17 @@ def close_epoch(state: TrainState, cfg: RunConfig, plan: EpochPlan, score: Score
         "seconds": state.seconds,
         "images_per_s": state.loss_images / seconds,
         "bad_samples": len(state.bad),
+        "world_size": world_size,
+        "augment_level": None if state.course is None else state.course.level,  # in force when the epoch ended
+        "augment_windows": state.windows,
     }
     state.history.append(row)
+    state.windows = []
     state.loss_sum, state.loss_images, state.loss_parts = 0.0, 0, {}
     best = state.best(cfg.eval.mode)
     patience = cfg.train.patience_epochs
     if patience is not None and score is not None and best is not None:  # an epoch that was not validated tells nothing
-        state.stopped_early = row["epoch"] - best["epoch"] >= patience
+        state.stopped_early = row["epoch"] < cfg.train.epochs and row["epoch"] - best["epoch"] >= patience
     return best is row
 
 

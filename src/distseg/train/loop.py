@@ -7,13 +7,16 @@ import torch
 from distseg import checkpoint, records
 from distseg.config import RunConfig
 from distseg.data.manifest import ShardFolder
+from distseg.data.stream import EvalBatches
 from distseg.errors import ConfigError, InputError
 from distseg.records import Status, TrialRecord
-from distseg.tasks.ranks import Ranks
+from distseg.tasks.exchange import Ranks
 from distseg.tasks.task import Task, task_of
 from distseg.train.data import open_data
 from distseg.train.epoch import Since, close_epoch, take_in, validation_due
-from distseg.train.network import configure_torch, on_device, over_ranks
+from distseg.train.extremes import Extremes
+from distseg.train.levels import Levels
+from distseg.train.network import check_input, on_device, over_ranks, torch_settings
 from distseg.train.precision import resolve_precision
 from distseg.train.run_folder import (
     RunSpec,
@@ -43,14 +46,13 @@ def run(spec: RunSpec, worker: Worker) -> TrialRecord:
     """
     begun = False
 
-    def begin(state: TrainState, record: TrialRecord) -> None:
+    def begin() -> None:
         nonlocal begun
         begun = True
-        if worker.rank == 0:
-            write_start(spec, state, record)
 
     try:
-        return _run(spec, worker, begin)
+        with torch_settings(spec.config.train):
+            return _run(spec, worker, begin)
     except KeyboardInterrupt:
         if worker.rank == 0:
             close_record(spec, Status.INTERRUPTED, "interrupted by the user")
@@ -62,9 +64,8 @@ def run(spec: RunSpec, worker: Worker) -> TrialRecord:
         raise
 
 
-def _run(spec: RunSpec, worker: Worker, begin: Callable[[TrainState, TrialRecord], None]) -> TrialRecord:
+def _run(spec: RunSpec, worker: Worker, begin: Callable[[], None]) -> TrialRecord:
     cfg = spec.config
-    configure_torch(cfg.train)
     shards = ShardFolder.open(spec.data, spec.cache)
     manifest = shards.manifest
     task = task_of(cfg, manifest)
@@ -77,6 +78,7 @@ def _run(spec: RunSpec, worker: Worker, begin: Callable[[TrainState, TrialRecord
     last = spec.folder / records.LAST_CHECKPOINT
     saved = checkpoint.load(last) if last.exists() else None
     built = task.build(cfg.model, saved and saved["network"])
+    check_input(built, cfg.model, data.size)
     network = on_device(built.network, cfg.train, worker)
     precision = resolve_precision(cfg.train.precision, worker.device)
     state = TrainState.create(cfg, network, worker.device, precision)
@@ -86,15 +88,21 @@ def _run(spec: RunSpec, worker: Worker, begin: Callable[[TrainState, TrialRecord
     predictor = task.predictor(state.evaluated, built, data.size).to(worker.device)
 
     # The loop, over all epochs, from the very batch it stopped at.
-    begin(state, record_of(spec, state, shards, steps, worker, built.notes))
+    begin()
+    levels = Levels(cfg, state, data.window_steps)
     meter = GpuMeter(worker.device)
-    since = Since(worker.device, meter, task.loss_names)
+    since = Since(worker, meter, spec.gpus_per_worker, task.loss_names)
     with Watch(spec, data.plan.steps, steps, meter, worker.rank) as watch, Uploads(cfg.train.upload) as uploads:
-        for batch in () if state.stopped_early else data.training(state.step, steps):
+        if worker.rank == 0:
+            record = record_of(spec, state, shards, steps, worker, built.notes)
+            write_start(spec, state, record, uploads)
+        for batch in () if state.stopped_early else data.training(state.step, steps, levels.of):
             set_learning_rate(state, cfg, steps)
-            since.losses += train_step(trainer, task, state, batch, cfg, worker, precision)
+            since.add(train_step(trainer, task, state, batch, cfg, worker, precision))
             since.bad += batch.bad
             state.step += 1
+            if levels.step_done(since.error_units):
+                since.error_units.zero_()
             if state.ema is not None:
                 state.ema.update(network, state.step)
             watch.step(state, since.losses)
@@ -108,23 +116,28 @@ def _run(spec: RunSpec, worker: Worker, begin: Callable[[TrainState, TrialRecord
                 broadcast_buffers(state.evaluated)
                 predictor.eval()
                 with torch.inference_mode():
-                    score, bad = task.measure(
-                        predictor, data.validation, worker.device, Ranks(reduce_sum, gather_objects)
-                    )
+                    extremes = Extremes(len(manifest.classes))
+                    ranks = Ranks(reduce_sum, gather_objects)
+                    score, bad = task.measure(predictor, data.validation, worker.device, ranks, extremes.take_in)
+                    levels.validated(predictor, task, data.validation, worker.device)
                 network.train()
                 since.bad += bad
             take_in(since, state, cfg, data.samples)  # the same on every rank from here on
-            improved = close_epoch(state, cfg, data.plan, score) if epoch_over else False
+            improved = close_epoch(state, cfg, data.plan, score, worker.world_size) if epoch_over else False
             if worker.rank == 0:
                 fence(spec.folder)
+                if epoch_over:  # before the checkpoint: a run killed in between trains and draws the epoch again
+                    watch.epoch(state, predictor, data.validation, manifest, worker.device)
                 if improved and score:
                     uploads.copy(save_best(spec, state, shards, built, score))
+                    if isinstance(data.val_batches, EvalBatches):
+                        extremes.draw(spec.folder, predictor, data.val_batches, manifest.ignore_label, worker.device)
+                        network.train()
                 checkpoint.save(last, state.to_tree(cfg, manifest))
                 uploads.copy(last)
                 write_progress(spec, state, record_of(spec, state, shards, steps, worker))
                 if epoch_over:
                     keep_last(spec.folder, epoch, cfg.train.keep_last)
-                    watch.epoch(state, predictor, data.validation, manifest, worker.device)
             if score:
                 worker.report(state.history[-1])
             if state.stopped_early:

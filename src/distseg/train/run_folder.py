@@ -1,5 +1,6 @@
 """The files of one run: its config, record, history and best checkpoint. Rank 0 alone writes them."""
 
+import itertools
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from distseg.errors import TrainingError
 from distseg.models.build import BuiltModel
 from distseg.records import Score, Status, TrialRecord
 from distseg.train.state import TrainState, identity
+from distseg.train.upload import Uploads
 from distseg.train.worker import Worker
 
 
@@ -30,6 +32,8 @@ class RunSpec:
     trial_id: str
     cache: ShardCache | None = None
     """Takes copies of shards behind a URL, on each node."""
+    gpus_per_worker: float = 1
+    """What a worker that computes on a GPU holds of it."""
     study: str | None = None
     overrides: dict[str, Any] = field(default_factory=dict)
 
@@ -67,10 +71,12 @@ def record_of(
         samples=best["samples"] if best else 0,
         bad_samples=len(state.bad),
         world_size=worker.world_size,
-        gpu_hours=state.seconds * worker.world_size / 3600 if gpu else 0.0,
+        world_sizes=_world_sizes(state, worker.world_size),
+        gpu_hours=state.gpu_seconds / 3600,
         cpu_hours=state.cpu_seconds / 3600,
         energy_wh=state.energy_wh,
         gpu_memory_bytes=torch.cuda.max_memory_allocated(worker.device) if gpu else 0,
+        gpu_memory_used_bytes=state.gpu_memory_used_bytes,
         seconds=state.seconds,
         checkpoint=records.BEST_CHECKPOINT if best else None,
         created_at=before.created_at if before else records.now(),
@@ -79,18 +85,34 @@ def record_of(
     )
 
 
-def write_start(spec: RunSpec, state: TrainState, record: TrialRecord) -> None:
+def write_start(spec: RunSpec, state: TrainState, record: TrialRecord, uploads: Uploads) -> None:
+    """A run's first files; of one that goes on, what it may have been killed before writing after its checkpoint."""
+    last = spec.folder / records.LAST_CHECKPOINT
+    for folder in (spec.folder, last.parent, spec.folder / records.PANELS_FOLDER):
+        atomic.remove_leftovers(folder)
     atomic.write_text(spec.folder / records.CONFIG_FILE, config.dump(spec.config))
-    write_progress(spec, state, record)  # a run killed between checkpoint and progress had not written its last epoch
+    _write_history(spec, state)
+    record.save(spec.folder)
+    if state.history and state.step == state.history[-1]["step"]:
+        keep_last(spec.folder, state.history[-1]["epoch"], spec.config.train.keep_last)
+    for path in (spec.folder / records.BEST_CHECKPOINT, last):
+        if path.exists():
+            uploads.copy(path)
 
 
 def write_progress(spec: RunSpec, state: TrainState, record: TrialRecord) -> None:
+    """History and record; TrainingError where somebody has ended the record meanwhile."""
+    _write_history(spec, state)
+    if not record.save_unless_ended(spec.folder):
+        fence(spec.folder)
+
+
+def _write_history(spec: RunSpec, state: TrainState) -> None:
     lines = "".join(json.dumps(row) + "\n" for row in state.history)
     atomic.write_text(spec.folder / records.EPOCHS_FILE, lines)
     if state.bad:
         lines = "".join(sample.model_dump_json() + "\n" for sample in state.bad.values())
         atomic.write_text(spec.folder / records.BAD_FILE, lines)
-    record.save(spec.folder)
 
 
 def save_best(spec: RunSpec, state: TrainState, shards: ShardFolder, built: BuiltModel, score: Score) -> Path:
@@ -110,15 +132,16 @@ def save_best(spec: RunSpec, state: TrainState, shards: ShardFolder, built: Buil
 
 
 def keep_last(folder: Path, epoch: int, number: int) -> None:
-    """Keeps ``last.pt`` of the ``number`` - 1 epochs before this one, as ``epoch-0007.pt``, and removes older ones."""
+    """Keeps ``last.pt`` of the ``number`` - 1 epochs before this one, as ``epoch-0007.pt``, and removes older ones.
+
+    Doing it again changes nothing, so a run that was killed before it could does it when it goes on.
+    """
     last = folder / records.LAST_CHECKPOINT
     for path in last.parent.glob("epoch-*.pt"):
         if int(path.stem.removeprefix("epoch-")) <= epoch - number:
             path.unlink()
     if number > 1:
-        kept = last.with_name(f"epoch-{epoch:04d}.pt")
-        kept.unlink(missing_ok=True)
-        kept.hardlink_to(last)
+        atomic.link_or_copy(last, last.with_name(f"epoch-{epoch:04d}.pt"))
 
 
 def fence(folder: Path) -> None:
@@ -132,11 +155,16 @@ def close_record(spec: RunSpec, status: Status, reason: str) -> None:
     """Ends the record of a run that did not end by itself, where there is one."""
     if (spec.folder / records.RECORD_FILE).exists():
         record = TrialRecord.load(spec.folder)
-        if not record.status.finished:
-            record.model_copy(update={"status": status, "reason": reason}).save(spec.folder)
+        record.model_copy(update={"status": status, "reason": reason}).save_unless_ended(spec.folder)
 
 
 def one_line(error: BaseException) -> str:
     """``Type: first line``, as a record's reason."""
     lines = str(error).splitlines()
     return f"{type(error).__name__}: {lines[0] if lines else ''}"
+
+
+def _world_sizes(state: TrainState, now: int) -> tuple[int, ...]:
+    """Numbers of workers, one after another, that trained the epochs so far and train now."""
+    sizes = [*(row["world_size"] for row in state.history), now]
+    return tuple(size for size, _ in itertools.groupby(sizes))

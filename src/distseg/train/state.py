@@ -1,16 +1,19 @@
 """The whole state of a training run as one value, and its way to disk and back.
 
 Random numbers need no place in it: each step seeds torch's generators from (seed, step, rank), and each sample's
-augmentation from (seed, epoch, key), so the cursor alone decides them. The schedule is a function of the step.
+augmentation from (seed, epoch, key), so the cursor alone decides them, with the level that ``course`` has for the step.
+The schedule is a function of the step.
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
 
+from distseg.augment import adaptive
+from distseg.augment.adaptive import Course
 from distseg.config import OptimConfig, RunConfig
 from distseg.data.manifest import BadSample, Manifest
 from distseg.errors import HomeError
@@ -42,16 +45,27 @@ class TrainState:
     """Wall time of training so far."""
     cpu_seconds: float = 0.0
     """CPU time over all ranks."""
+    gpu_seconds: float = 0.0
+    """Wall time times GPUs held, over all ranks."""
     energy_wh: float = 0.0
     """Of the GPUs, over all ranks."""
     stopped_early: bool = False
+    course: Course | None = None
+    """The augmentation level's, with policy ``adaptive``."""
+    windows: list[tuple[int, float, float | None]] = field(default_factory=list)
+    """(first step, level, signal) of the level's windows that began since the last row of the history."""
+    gpu_memory_used_bytes: int = 0
+    """Most memory in use on rank 0's GPU since this process began, by all that share it."""
 
     @classmethod
     def create(cls, cfg: RunConfig, network: nn.Module, device: torch.device, precision: str) -> "TrainState":
         """A fresh state around a network that is on its device already."""
         scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
         ema = None if cfg.train.ema_decay is None else Ema(network, cfg.train.ema_decay)
-        return cls(network=network, ema=ema, optimizer=build_optimizer(cfg.optim, network), scaler=scaler)
+        course = adaptive.start(cfg.augment.adaptive) if cfg.augment.policy == "adaptive" else None
+        return cls(
+            network=network, ema=ema, optimizer=build_optimizer(cfg.optim, network), scaler=scaler, course=course
+        )
 
     def best(self, mode: str) -> dict[str, Any] | None:
         """The row of the best validated epoch, the first of equals; None before there is one. NaN is no score."""
@@ -82,8 +96,11 @@ class TrainState:
             "loss_parts": self.loss_parts,
             "seconds": self.seconds,
             "cpu_seconds": self.cpu_seconds,
+            "gpu_seconds": self.gpu_seconds,
             "energy_wh": self.energy_wh,
             "stopped_early": self.stopped_early,
+            "course": None if self.course is None else asdict(self.course),
+            "windows": self.windows,
         }
 
     def restore(self, tree: dict[str, Any], cfg: RunConfig, manifest: Manifest, source: str) -> None:
@@ -105,8 +122,11 @@ class TrainState:
         self.bad = {sample["key"]: BadSample.model_validate(sample) for sample in tree["bad"]}
         self.loss_sum, self.loss_images = tree["loss_sum"], tree["loss_images"]
         self.loss_parts = tree["loss_parts"]
-        self.seconds, self.cpu_seconds, self.energy_wh = tree["seconds"], tree["cpu_seconds"], tree["energy_wh"]
+        self.seconds, self.cpu_seconds, self.gpu_seconds = tree["seconds"], tree["cpu_seconds"], tree["gpu_seconds"]
+        self.energy_wh = tree["energy_wh"]
         self.stopped_early = tree["stopped_early"]
+        self.course = None if tree["course"] is None else Course(**tree["course"])
+        self.windows = tree["windows"]
 
 
 def identity(cfg: RunConfig, manifest: Manifest) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from distseg.config import RunConfig
 from distseg.data.stream import Batch, InstanceTrainBatch
 from distseg.errors import ConfigError, OutOfMemoryError
 from distseg.tasks.task import Task
+from distseg.train.levels import error_units
 from distseg.train.precision import autocast
 from distseg.train.schedule import lr_factor
 from distseg.train.state import TrainState
@@ -27,8 +28,10 @@ def train_step(
     worker: Worker,
     precision: str,
 ) -> torch.Tensor:
-    """One optimizer step; returns (sum of losses, images, sums of the losses' parts) of this rank, float64, on its
-    device. ``trainer``: the task's predictor around the network.
+    """One optimizer step; what this rank adds: (sum of losses, images, sums of the loss's parts, error units).
+
+    All float64, on its device. The last are what the augmentation level follows (``train/levels.py``), 0 with another
+    policy than ``adaptive``. ``trainer``: the task's predictor around the network.
 
     The loss is the mean over the images of the global batch, whatever the micro-batches and ranks: each image's loss is
     divided by the global batch, and DDP's averaging over ranks is undone.
@@ -40,15 +43,19 @@ def train_step(
     starts = range(0, images, micro_batch)
     total = torch.zeros((), dtype=torch.float64, device=worker.device)
     parts = torch.zeros(len(task.loss_names), dtype=torch.float64, device=worker.device)
+    units = torch.zeros_like(total)
     try:
         for start in starts:
             part = slice(start, min(start + micro_batch, images))
             with _gradients_stay_local(trainer.network, start != starts[-1]):
-                losses, named = task.losses(trainer, inputs, part, autocast(worker.device, precision))
-                loss = losses.sum() * (worker.world_size / cfg.train.batch_global)
+                losses = task.losses(trainer, inputs, part, autocast(worker.device, precision))
+                loss = losses.of_images.sum() * (worker.world_size / cfg.train.batch_global)
                 state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-            total += losses.detach().sum()
-            parts += named
+            total += losses.of_images.detach().sum()
+            parts += losses.parts.detach()
+            if state.course is not None:
+                with torch.no_grad():
+                    units += error_units(losses.errors())
     except (RuntimeError, ValueError) as error:
         meant = _explained(error, part.stop - part.start)
         if meant is None:
@@ -60,7 +67,7 @@ def train_step(
     state.scaler.step(state.optimizer)
     state.scaler.update()
     state.optimizer.zero_grad(set_to_none=True)
-    return torch.cat([torch.stack([total, torch.full_like(total, images)]), parts])
+    return torch.cat([torch.stack([total, torch.full_like(total, images)]), parts, units[None]])
 
 
 def set_learning_rate(state: TrainState, cfg: RunConfig, steps: int) -> None:
@@ -84,6 +91,11 @@ def _explained(error: Exception, images: int) -> Exception | None:
         return OutOfMemoryError(
             f"out of memory with {images} images at a time; try train.micro_batch={images // 2}: gradients are "
             "accumulated, so the global batch stays the same"
+        )
+    if "does not have a deterministic implementation" in text or "CUBLAS_WORKSPACE_CONFIG" in text:
+        return ConfigError(
+            f"train.deterministic: {text.splitlines()[0].split('.')[0]}; choose another model or loss, start the "
+            "process with CUBLAS_WORKSPACE_CONFIG=:4096:8, or set train.deterministic=false"
         )
     if "Expected more than 1 value per channel" in text:
         return ConfigError(

@@ -1,10 +1,10 @@
 """Copies of checkpoints on remote storage, made in the background."""
 
 import shutil
-import tempfile
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
+from typing import BinaryIO
 
 import fsspec
 
@@ -14,9 +14,9 @@ from distseg.errors import TrainingError
 class Uploads:
     """Copies files to an fsspec URL, one after another, while training goes on.
 
-    A file is linked aside when it is handed over, so that the next checkpoint may replace it. Of several waiting
-    versions of one file only the newest is copied. Leaving waits for the copies; a failed one is a TrainingError then,
-    and never costs a step.
+    A file is opened when it is handed over: what is open stays what it was when the next checkpoint takes its name. Of
+    several waiting versions of one file only the newest is copied. Leaving waits for the copies; a failed one is a
+    TrainingError then, and never costs a step.
     """
 
     def __init__(self, url: str | None) -> None:
@@ -45,14 +45,13 @@ class Uploads:
         older = self._waiting.get(path.name)
         if older is not None:
             older.cancel()
-        snapshot = Path(tempfile.mkdtemp(prefix=".upload-", dir=path.parent)) / path.name
-        snapshot.hardlink_to(path)
-        self._waiting[path.name] = self._pool.submit(self._send, snapshot)
-        self._waiting[path.name].add_done_callback(lambda _: shutil.rmtree(snapshot.parent, ignore_errors=True))
+        source = open(path, "rb")  # noqa: SIM115 (closed when its copy is made, or given up for a newer one)
+        self._waiting[path.name] = self._pool.submit(self._send, source, path.name)
+        self._waiting[path.name].add_done_callback(lambda _: source.close())
 
-    def _send(self, snapshot: Path) -> None:
+    def _send(self, source: BinaryIO, name: str) -> None:
         try:
-            with open(snapshot, "rb") as source, fsspec.open(f"{self._url}/{snapshot.name}", "wb") as target:
+            with fsspec.open(f"{self._url}/{name}", "wb") as target:
                 shutil.copyfileobj(source, target, 1 << 20)
         except Exception as error:  # whatever the storage's library raises
-            self._errors.append(f"{snapshot.name}: {type(error).__name__}: {error}")
+            self._errors.append(f"{name}: {type(error).__name__}: {error}")

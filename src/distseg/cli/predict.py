@@ -1,0 +1,83 @@
+"""``distseg predict``: masks of images."""
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+_NAMES_SHOWN = 20
+SOME_FAILED = 1
+
+
+def predict(
+    model: Annotated[Path, typer.Argument(metavar="MODEL.ts", help="A file made by 'distseg export'.")],
+    images: Annotated[list[str], typer.Argument(metavar="IMAGES...", help="Files, folders, globs.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the masks: NAME.png at the image's size.")],
+    overlay: Annotated[bool, typer.Option("--overlay", help="Also NAME.overlay.jpg, the image tinted.")] = False,
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", help="Also NAME.probabilities.npy, float16 (C, H, W).")
+    ] = False,
+    tta: Annotated[bool, typer.Option("--tta", help="Mean of the image and its mirror image; twice the time.")] = False,
+    tile: Annotated[
+        int | None, typer.Option(metavar="N", help="Predict larger images in blended tiles of N pixels.")
+    ] = None,
+    ensemble: Annotated[
+        list[Path] | None, typer.Option(metavar="OTHER.ts", help="Mean with this file, too; may be repeated.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Spread over N workers of a Ray cluster.")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(metavar="NAME", help="cpu, cuda, cuda:1; default: a GPU if any.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+) -> None:
+    """Write the mask of each image: black and white for one object, a palette of labels for several classes.
+
+    Images that cannot be read are listed at the end; the others are done, and the exit code is 1.
+
+    Example:
+
+        distseg predict model.ts photos/ more/*.jpg --out masks --overlay
+    """
+    from distseg.cli.console import print_json, progress
+    from distseg.cli.inference import note_on_tiles, pipeline
+    from distseg.errors import InputError
+    from distseg.predict.decode import Unreadable
+    from distseg.predict.inputs import find_images, named
+    from distseg.predict.pictures import WritePictures
+    from distseg.predict.segmenter import Recipe, Segmenter
+
+    jobs = named([path.resolve() for path in find_images(images)])
+    models = tuple(path.resolve() for path in (model, *(ensemble or ())))
+    recipe = Recipe(models=models, tta=tta, tile=tile, device=device)
+    segmenter = Segmenter.open(recipe)
+    note_on_tiles(segmenter)
+    finish = WritePictures(out.resolve(), len(segmenter.manifest.classes), overlay, probabilities)
+    finish.check(jobs)
+    written: list[str] = []
+    failed: list[Unreadable] = []
+    opened = pipeline(recipe, segmenter, finish, len(jobs), workers)
+    with ExitStack() as stack:
+        run = stack.enter_context(opened)
+        advance = stack.enter_context(progress("images"))
+        for done, result in enumerate(run(jobs), 1):
+            if isinstance(result, Unreadable):
+                failed.append(result)
+            else:
+                written += result
+            advance(done, len(jobs))
+    if elsewhere := [name for name in written if not (out / name).exists()]:
+        raise InputError(f"--out {out}: {elsewhere[0]} is not here; give a folder that all nodes share")
+    for each in failed[:_NAMES_SHOWN]:
+        typer.echo(f"not predicted: {each.reason}", err=True)
+    if len(failed) > _NAMES_SHOWN:
+        typer.echo(f"not predicted: {len(failed) - _NAMES_SHOWN} more", err=True)
+    if as_json:
+        unreadable = [{"image": str(each.path), "reason": each.reason} for each in failed]
+        print_json({"out": str(out), "images": len(jobs), "files": written, "unreadable": unreadable})
+    else:
+        typer.echo(f"{out}: {len(jobs) - len(failed)} of {len(jobs)} images, {len(written)} files")
+    if failed:
+        raise typer.Exit(SOME_FAILED)

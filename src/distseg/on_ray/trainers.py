@@ -1,0 +1,86 @@
+"""TorchTrainers for the two ways in which a run of ours differs from what Ray Train expects.
+
+Both override private parts of Ray Train (2.60); where a version of Ray lacks such a part, Ray does as ever.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from ray.train.v2._internal.execution.failure_handling import FailureDecision, FailurePolicy
+from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
+from ray.train.v2.api.config import FailureConfig
+from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
+from ray.train.v2.torch.torch_trainer import TorchTrainer
+
+from distseg.errors import DistsegError
+
+_FAILURES_MAX = 5
+"""One after another without a new checkpoint; a lost node costs two: its workers, and waiting for it in vain."""
+_NOT_NEEDED = {"DatasetsCallback", "PlacementGroupCleanerCallback"}
+
+
+class LeanTrainer(TorchTrainer):
+    """For a fixed number of workers on a Ray that serves one run alone: without the helpers of a shared cluster.
+
+    Ray Train starts a process each for Ray Data's shards, for autoscaling, and for placement groups that outlive a
+    killed controller. A Ray that a command has started has no autoscaler and ends with it; a run of ours reads no Ray
+    Data. Each of those processes takes four seconds of CPU time, most of it before the first step.
+    """
+
+    def _create_default_callbacks(self) -> list[Any]:
+        callbacks: list[Any] = super()._create_default_callbacks()
+        return [callback for callback in callbacks if type(callback).__name__ not in _NOT_NEEDED]
+
+    def _initialize_and_run_controller(self, **settings: Any) -> Any:
+        settings["scaling_policy"] = _WithoutAutoscaler(self.scaling_config)  # type: ignore[arg-type]
+        return super()._initialize_and_run_controller(**settings)
+
+
+class ElasticTrainer(TorchTrainer):
+    """For a number of workers within bounds: starts them anew after a loss, as long as the run gets on."""
+
+    def __init__(self, *given: Any, checkpoint: Path, **named: Any) -> None:
+        """``checkpoint``: the file that the run replaces as it gets on."""
+        super().__init__(*given, **named)
+        self._checkpoint = checkpoint
+
+    def _initialize_and_run_controller(self, **settings: Any) -> Any:
+        settings["failure_policy"] = _AsLongAsItGetsOn(self._checkpoint)
+        # Ray counts a lost node's CPUs for a while, and would wait a minute for workers that cannot be placed there
+        os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "15")
+        return super()._initialize_and_run_controller(**settings)
+
+
+class _WithoutAutoscaler(FixedScalingPolicy):
+    """Asks nobody for nodes: those that are there are all there will be."""
+
+    def after_controller_start(self, train_run_context: Any) -> None:
+        pass
+
+    def _maybe_send_resource_request(self) -> None:
+        pass
+
+
+class _AsLongAsItGetsOn(FailurePolicy):
+    """Tries again after a lost worker, but not after an error of our own, nor where nothing was trained in between."""
+
+    def __init__(self, checkpoint: Path) -> None:
+        super().__init__(FailureConfig())
+        self._checkpoint = checkpoint
+        self._written: float | None = None
+        self._failures = 0
+
+    def make_decision(self, training_failed_error: TrainingFailedError) -> FailureDecision:
+        if own_error(training_failed_error) is not None:
+            return FailureDecision.RAISE
+        written = self._checkpoint.stat().st_mtime if self._checkpoint.exists() else None
+        self._failures = self._failures + 1 if written == self._written else 1
+        self._written = written
+        return FailureDecision.RAISE if self._failures > _FAILURES_MAX else FailureDecision.RETRY
+
+
+def own_error(error: Exception) -> DistsegError | None:
+    """The first of our own errors among those of the workers: the others' connections fail when one of them is gone."""
+    failures = error.worker_failures if isinstance(error, WorkerGroupError) else {}
+    return next((failure for _, failure in sorted(failures.items()) if isinstance(failure, DistsegError)), None)

@@ -1,0 +1,66 @@
+"""Every architecture leaves as TorchScript, as a program and as ONNX, and each file follows its model.
+
+``pytest tests/acceptance/test_parity.py -s`` prints the table.
+"""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from distseg.config import ModelConfig
+from distseg.export import parity
+from distseg.export.build import _compiled
+from distseg.export.portable import onnx_bytes, program_bytes, to_program
+from distseg.models.build import ARCHITECTURES, build_model
+from distseg.records import ExportManifest
+from distseg.tasks.predictor import Predictor
+
+MANIFEST = ExportManifest(
+    task="binary",
+    classes=("background", "thing"),
+    input_size=(128, 96),
+    resolution=None,
+    mean=(0.0, 0.0, 0.0),
+    std=(1.0, 1.0, 1.0),
+    divisor=32,
+    metric="dice_mean_per_image",
+    metrics={},
+    samples=0,
+    trial="0000",
+    study=None,
+    overrides={},
+    config={},
+    data_digest="",
+    split_digest="",
+    checkpoint_sha256="",
+    parity=(),
+    versions={},
+    created_at="",
+)
+ENCODERS = {"unetplusplus": "resnet18", "linknet": "resnet18", "segformer": "mit_b0", "dpt": "tu-vit_tiny_patch16_224"}
+
+
+@pytest.mark.parametrize("channels", [1, 11])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_architecture(architecture: str, channels: int, tmp_path: Path) -> None:
+    whole = architecture == "classic_unet" or architecture.startswith("tv_")
+    encoder = None if whole else ENCODERS.get(architecture, "resnet18")
+    torch.manual_seed(0)
+    built = build_model(ModelConfig(architecture=architecture, encoder=encoder, width=8), channels)
+    size = (224, 224) if architecture == "dpt" else (128, 96)  # a vision transformer takes one size
+    predictor = Predictor(built.network, input_size=size, divisor=built.divisor, mean=built.mean, std=built.std).eval()
+    _, found = _compiled(predictor, MANIFEST, tmp_path / "draft.ts")
+    for each in found:
+        print(
+            f"\n{architecture:>34} {channels:>2} {each.device} {each.precision}: {len(each.cases)} cases, masks "
+            f"{each.mask_agreement:.4%}, logits {each.max_logit_difference:.1e}, probabilities "
+            f"{each.max_probability_difference:.1e}",
+            end="",
+        )
+    assert {(each.device, each.precision) for each in found} == {
+        (device, precision) for device in parity.devices() for precision in parity.RULES
+    }
+    program = to_program(predictor)
+    assert program_bytes(program, predictor, MANIFEST)
+    assert onnx_bytes(program, predictor, MANIFEST)

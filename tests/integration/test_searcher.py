@@ -1,0 +1,250 @@
+"""The searcher as Tune drives it, without a Ray: budgets, lost trials, other studies, what is told to whom."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distseg.config import load_search
+from distseg.home import Home
+from distseg.on_ray.schedulers import scheduler_of
+from distseg.on_ray.searcher import LOSSES_MAX, RecordedSearcher
+from distseg.on_ray.suggestions import sampler_of
+from distseg.records import Status, TrialRecord
+from distseg.search.events import Event
+from distseg.search.start import StudyRequest, open_study
+from distseg.search.study import Study
+
+pytestmark = pytest.mark.filterwarnings("default")  # Optuna's and Ray's own, in this process
+
+SEARCH = Path(__file__).resolve().parents[2] / "configs/search/smoke.yaml"
+FINISHED = "FINISHED"
+
+
+class Follower:
+    """Who plays Tune, the trials and the other studies."""
+
+    def __init__(self, study: Study) -> None:
+        self.study = study
+        self.events: list[Event] = []
+        self.free = True
+        self.held: list[int] = []
+        self.searcher = RecordedSearcher(study, self.events.append, self, study.folder / "ray")
+        self.searcher.replay(scheduler_of(study.search, 4, "max"))
+
+    def take(self) -> bool:
+        return self.free
+
+    def hold(self, trials: int) -> None:
+        self.held.append(trials)
+
+    def ask(self, tune_id: str) -> Any:
+        asked = self.searcher.suggest(tune_id)
+        return asked["trial_id"] if isinstance(asked, dict) else asked
+
+    def write(self, trial: str, **changes: Any) -> None:
+        """What the trial's process writes on its record."""
+        folder = self.study.trial_folder(trial)
+        TrialRecord.load(folder).model_copy(update=changes).save(folder)
+
+    def report(self, tune_id: str, epoch: int, score: float) -> None:
+        self.searcher.on_trial_result(tune_id, {"epoch": epoch, "score": score})
+
+    def lose(self, tune_id: str, trial: str, words: str = "The actor died.") -> None:
+        notes = self.study.folder / "ray" / f"train_trial_{tune_id}_1"
+        notes.mkdir(parents=True)
+        (notes / "error.txt").write_text(f"Failure # 1 (occurred at noon)\n{words}\n\tclass_name: ImplicitFunc\n")
+        self.write(trial, status=Status.RUNNING)
+        self.searcher.on_trial_complete(tune_id, error=True)
+
+    def record(self, trial: str) -> TrialRecord:
+        return TrialRecord.load(self.study.trial_folder(trial))
+
+
+def opened(home: Home, shards: Path, *overrides: str, resume: bool = False) -> Study:
+    study, _ = open_study(home, SEARCH, overrides, shards, StudyRequest(name="s", resume=resume))
+    study.begin()
+    return study
+
+
+@pytest.fixture
+def tune(home: Home, shards: Path) -> Follower:
+    return Follower(opened(home, shards))
+
+
+def test_a_lost_trial_goes_on_before_new_ones(tune: Follower) -> None:
+    assert [tune.ask("a"), tune.ask("b")] == ["0000", "0001"]
+    tune.report("a", 1, 0.5)
+    tune.lose("a", "0000")
+    assert tune.events[-1] == Event("lost", "0000", reason="The actor died.")
+    assert tune.ask("c") == "0000"
+    tune.report("c", 1, 0.5)  # of the checkpoint; it stands on the record once
+    tune.report("c", 2, 0.6)
+    assert [event.epoch for event in tune.events if event.kind == "report"] == [1, 2]
+
+
+def test_a_trial_that_is_lost_again_and_again_fails(tune: Follower) -> None:
+    for number in range(LOSSES_MAX):
+        assert tune.ask(f"id{number}") == "0000"
+        tune.lose(f"id{number}", "0000")
+    assert tune.record("0000").status is Status.FAILED
+    assert tune.record("0000").reason == "lost 3 times without finishing an epoch: The actor died."
+    assert tune.ask("next") == "0001"
+
+
+def test_losses_are_forgotten_when_an_epoch_is_finished(tune: Follower) -> None:
+    """A spot machine may be taken back many times in a long trial."""
+    for number in range(2 * LOSSES_MAX):
+        assert tune.ask(f"id{number}") == "0000"
+        tune.report(f"id{number}", number + 1, 0.5)
+        tune.lose(f"id{number}", "0000")
+    assert tune.record("0000").status is Status.RUNNING
+
+
+def test_losses_count_over_a_resume(tune: Follower, home: Home, shards: Path) -> None:
+    for number in range(LOSSES_MAX - 1):
+        tune.ask(f"id{number}")
+        tune.lose(f"id{number}", "0000")
+    tune.study.end()
+    again = Follower(opened(home, shards, resume=True))
+    assert again.ask("late") == "0000"
+    again.lose("late", "0000")
+    assert again.record("0000").status is Status.FAILED
+
+
+def test_out_of_memory_is_not_tried_again(tune: Follower) -> None:
+    tune.ask("a")
+    tune.lose("a", "0000", "The node was running low on memory and Ray killed the actor.")
+    assert tune.record("0000").status is Status.FAILED
+    assert "low on memory" in str(tune.record("0000").reason)
+
+
+def test_a_failure_with_a_reason_is_not_tried_again(tune: Follower) -> None:
+    tune.ask("a")
+    tune.write("0000", status=Status.FAILED, reason="TrainingError: loss is nan")
+    tune.searcher.on_trial_complete("a", error=True)
+    assert tune.events[-1] == Event("end", "0000", status="FAILED")
+    assert tune.ask("b") == "0001"
+
+
+def test_the_target_ends_the_study(home: Home, shards: Path) -> None:
+    tune = Follower(opened(home, shards, "study.budget.target=0.75"))
+    tune.ask("a"), tune.ask("b")
+    tune.report("a", 1, 0.7)
+    assert tune.searcher.over() is None
+    tune.write("0000", status=Status.RUNNING)
+    tune.report("a", 2, 0.75)
+    assert tune.searcher.over() == "the target dice_mean_per_image 0.75 is reached"
+    assert tune.ask("c") == FINISHED
+    assert tune.searcher.close()
+    record = tune.record("0000")
+    assert (record.status, record.reason) == (
+        Status.INTERRUPTED,
+        "the study ended before it: the target dice_mean_per_image 0.75 is reached",
+    )
+    tune.study.end()
+    again = Follower(opened(home, shards, "study.budget.target=0.75", resume=True))
+    assert again.searcher.done()
+    again.study.end()
+    more = Follower(opened(home, shards, "study.budget.target=0.8", resume=True))
+    assert more.ask("d") == "0000"  # a higher target: it goes on
+
+
+def test_the_hours_end_the_study_over_all_drivers(home: Home, shards: Path) -> None:
+    tune = Follower(opened(home, shards, "study.budget.hours=1"))
+    tune.study.log._before = 3500
+    tune.ask("a")
+    assert not tune.searcher.done()
+    tune.study.end()
+    again = Follower(opened(home, shards, "study.budget.hours=1", resume=True))
+    assert not again.searcher.done()
+    again.study.log._before += 101
+    assert again.searcher.over() == "the budget of 1 hours is used up"
+    assert again.ask("b") == FINISHED
+
+
+def test_the_trials_end_the_study_when_none_of_them_runs(home: Home, shards: Path) -> None:
+    tune = Follower(opened(home, shards, "study.budget.trials=1"))
+    tune.ask("a")
+    assert tune.ask("b") is None  # the one that runs may be lost yet
+    tune.lose("a", "0000")
+    assert tune.ask("c") == "0000"
+    tune.write("0000", status=Status.COMPLETED)
+    tune.searcher.on_trial_complete("c", {"epoch": 1, "score": 0.5})
+    assert tune.ask("d") == FINISHED
+
+
+def test_a_score_that_is_not_a_number_harms_nobody(tune: Follower) -> None:
+    scheduler = scheduler_of(tune.study.search, 4, "max")
+    trial = type("Trial", (), {"trial_id": "a", "config": {"trial_id": "0000"}})
+    scheduler.on_trial_add(None, trial)  # type: ignore[arg-type]
+    tune.ask("a")
+    nan = {"epoch": 1, "score": float("nan")}
+    assert scheduler.on_trial_result(None, trial, nan) == "CONTINUE"  # type: ignore[arg-type]
+    tune.searcher.on_trial_result("a", nan)
+    tune.write("0000", status=Status.COMPLETED)
+    tune.searcher.on_trial_complete("a", {"epoch": 2, "score": float("nan")})
+    assert tune.events[-1] == Event("end", "0000", status="COMPLETED")
+    lines = (tune.study.folder / "events.jsonl").read_text().splitlines()
+    assert [json.loads(line, parse_constant=pytest.fail)["kind"] for line in lines] == [
+        "ask",
+        "report",
+        "report",
+        "end",
+    ]
+
+
+def test_it_gives_way_to_another_study(tune: Follower) -> None:
+    """Two trials end while somebody else waits: Tune may keep one warm process, and only until the last trial ends."""
+    tune.ask("a"), tune.ask("b")
+    tune.free = False
+    tune.write("0000", status=Status.COMPLETED)
+    tune.searcher.on_trial_complete("a", {"epoch": 4, "score": 0.5})
+    assert tune.ask("c") is None
+    assert tune.held[-1] == 2  # the one that runs, and the warm process
+    assert not tune.searcher.gave_way
+    tune.write("0001", status=Status.COMPLETED)
+    tune.searcher.on_trial_complete("b", {"epoch": 4, "score": 0.5})
+    assert tune.ask("d") == FINISHED
+    assert tune.searcher.gave_way
+    assert tune.held[-1] == 0
+    tune.searcher.start()  # its turn has come
+    assert tune.ask("e") == "0002"
+
+
+def test_nothing_is_tried_twice(home: Home, shards: Path) -> None:
+    """Six settings in all, drawn at random: the first six trials are all of them, and a resume agrees."""
+    space = "study.space={model.width: {kind: choice, values: [4, 6]}, seed: {kind: int, low: 0, high: 2}}"
+    words = [space, "study.budget.trials=7", "study.search.algorithm=random"]
+    tune = Follower(opened(home, shards, *words))
+    for number in range(7):
+        tune.ask(f"id{number}")
+    asked = [json.dumps(overrides) for overrides in tune.study.log.asked.values()]
+    assert len(set(asked[:6])) == 6
+    assert asked[6] in asked[:6]  # there is nothing new
+    tune.study.end()
+    again = Follower(opened(home, shards, *words, resume=True))
+    assert len(again.searcher._suggestions._ids) == 7  # Optuna, asked again, gave the same answers
+
+
+def test_losers_give_up_their_checkpoints(home: Home, shards: Path) -> None:
+    tune = Follower(opened(home, shards, "study.resources.keep_best=1"))
+    for number, score in enumerate((0.5, 0.9, 0.7)):
+        trial = tune.ask(f"id{number}")
+        best = tune.study.trial_folder(trial) / "checkpoints/best.pt"
+        best.parent.mkdir()
+        best.write_text("weights")
+        metrics = {"dice_mean_per_image": score}
+        tune.write(trial, status=Status.COMPLETED, metrics=metrics, checkpoint="checkpoints/best.pt")
+        tune.searcher.on_trial_complete(f"id{number}", {"epoch": 4, "score": score})
+    left = [path.parts[-3] for path in tune.study.folder.glob("trials/*/checkpoints/best.pt")]
+    assert left == ["0001"]
+
+
+@pytest.mark.parametrize(("condition", "group"), [("", False), (", when: {path: model.width, among: [4]}", True)])
+def test_tpe_models_branches_apart_where_there_are_any(condition: str, group: bool) -> None:
+    lr = f"{{kind: loguniform, low: 0.001, high: 0.1{condition}}}"
+    space = f"study.space={{model.width: {{kind: choice, values: [4, 6]}}, optim.lr: {lr}}}"
+    sampler: Any = sampler_of(load_search(SEARCH, [space])[0])
+    assert (sampler._multivariate, sampler._group) == (True, group)
