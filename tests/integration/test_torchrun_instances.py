@@ -59,7 +59,7 @@ def spec_of(folder: Path, shards: Path) -> RunSpec:
 
 
 def test_two_ranks_agree_and_measure_each_image_once(tmp_path: Path) -> None:
-    write_scenes(tmp_path / "raw", groups=2, views=4, size=(64, 48), seed=3)
+    write_scenes(tmp_path / "raw", groups=2, views=4, size=(80, 64), seed=3)
     pack(read_corpus("coco", tmp_path / "raw"), tmp_path / "shards", size=None, val_fraction=0.4)
     folder = tmp_path / "run"
     folder.mkdir()

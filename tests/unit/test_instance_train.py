@@ -47,9 +47,9 @@ TINY = load_run(
 
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two tables x four photographs of 64x48, six to train on."""
+    """Two tables x four photographs of 80x64, six to train on."""
     folder = tmp_path_factory.mktemp("scenes")
-    write_scenes(folder / "raw", groups=2, views=4, size=(64, 48), seed=3)
+    write_scenes(folder / "raw", groups=2, views=4, size=(80, 64), seed=3)
     pack(read_corpus("coco", folder / "raw"), folder / "shards", size=None, val_fraction=0.25, folds=2)
     return folder / "shards"
 
