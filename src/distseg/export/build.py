@@ -87,7 +87,7 @@ def export(
         measured = {"metrics": score.metrics, "samples": score.samples, "parity": agreement}
         manifest = manifest.model_copy(update=measured)
         beside: dict[Path, bytes] = {}  # written once all have passed their check
-        if onnx is not None or program is not None:
+        if isinstance(predictor, Predictor) and (onnx is not None or program is not None):
             exported = to_program(predictor)
             if onnx is not None:
                 beside[onnx] = onnx_bytes(exported, predictor, manifest)
@@ -191,7 +191,7 @@ def _input_of(
     """Mean and deviation of the pixels 0..1 that the network wants, and what it wants sides to be multiples of."""
     if isinstance(predictor, Predictor):
         return _per_channel(predictor.mean), _per_channel(predictor.std), predictor.divisor
-    transform = predictor.network.transform
+    transform: Any = predictor.network.transform
     return tuple(transform.image_mean), tuple(transform.image_std), transform.size_divisible
 
 

@@ -6,6 +6,7 @@ computes losses, and ``evaluate`` can tell those of a test split.
 
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torchvision.ops import box_iou
@@ -34,7 +35,7 @@ _CLOSE_CALLS = 0.02
 def script_instances(predictor: InstancePredictor) -> torch.jit.ScriptModule:
     """A script module that does what the predictor does; the predictor itself stays as it was, in eval mode."""
     predictor.eval()
-    network = predictor.network
+    network: Any = predictor.network
     warned, network._has_warned = network._has_warned, True  # of scripted detectors' two outputs, which we know
     try:
         with warnings.catch_warnings():
@@ -58,11 +59,12 @@ def check_instances(
     Both look at everything that they take for an object at all, with no score too low, so that an unsure model is
     compared too. ParityError names the first case that fails.
     """
-    thresholds = predictor.network.roi_heads.score_thresh
+    heads: list[Any] = [module.network.roi_heads for module in (predictor, exported)]
+    threshold = heads[0].score_thresh
     cases, score, overlap = [], 0.0, 1.0
     predictor.eval()
-    for module in (predictor, exported):
-        module.network.roi_heads.score_thresh = 0.0
+    for head in heads:
+        head.score_thresh = 0.0
     try:
         for name, image in _images(photographs):
             with torch.inference_mode():
@@ -71,8 +73,8 @@ def check_instances(
             cases.append(name)
             score, overlap = max(score, worst[0]), min(overlap, worst[1])
     finally:
-        for module in (predictor, exported):
-            module.network.roi_heads.score_thresh = thresholds
+        for head in heads:
+            head.score_thresh = threshold
     return Parity(
         device=device,
         precision="fp32",
