@@ -65,15 +65,28 @@ class ModelConfig(Section):
     """Which network; the mapping from names to modules stands in ``models/build.py``."""
 
     architecture: str = "classic_unet"
-    """``classic_unet`` (written here), an architecture of segmentation_models_pytorch, or torchvision's DeepLabV3."""
+    """``classic_unet`` (written here), an architecture of segmentation_models_pytorch, or torchvision's DeepLabV3; of
+    task instance, a Mask R-CNN (``maskrcnn_...``)."""
     encoder: str | None = None
     """Encoder of an SMP architecture; the others take none."""
     weights: str = "none"
-    """``none``, ``imagenet`` (downloads), or the path of a safetensors/pt file with the encoder's weights."""
+    """``none``, ``imagenet`` (downloads), or the path of a safetensors/pt file with the encoder's weights.
+
+    Of a Mask R-CNN also ``coco`` (downloads), and a path is that of a state dict, or of ``best.pt`` or ``last.pt`` of
+    another run: heads for other classes are left out.
+    """
     width: PositiveInt = 64
-    """Channels of the first block of ``classic_unet``; each deeper block doubles them."""
+    """Channels of the first block of ``classic_unet``; each deeper block doubles them. Of ``maskrcnn_resnet10_fpn``,
+    channels of its pyramid and heads, twice those of its first stage."""
     decoder_channels: tuple[PositiveInt, ...] | None = None
     """Channels of the decoder's blocks, deepest first, where the SMP architecture takes them."""
+    frozen_stages: Annotated[int, Field(ge=0)] | None = None
+    """Stages of a Mask R-CNN's body that keep their pretrained weights; None: torchvision's number for ``coco`` and
+    ``imagenet``, else 0."""
+    anchor_sizes: tuple[PositiveInt, ...] | None = None
+    """Sides of a Mask R-CNN's anchors in pixels at the input size, finest level first; None: the architecture's."""
+    detections_max: PositiveInt = 100
+    """Objects that a Mask R-CNN may find in an image."""
 
 
 class LossConfig(Section):
@@ -356,7 +369,7 @@ class EvalConfig(Section):
 class RunConfig(Section):
     """One training run, complete but for its data and its name."""
 
-    task: Literal["binary", "multiclass"] = "binary"
+    task: Literal["binary", "multiclass", "instance"] = "binary"
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
@@ -369,6 +382,15 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> "RunConfig":
+        detects = self.model.architecture.startswith("maskrcnn_")
+        if detects != (self.task == "instance"):
+            wanted = "a maskrcnn_... with task 'instance', and with no other"
+            raise ValueError(
+                f"model.architecture: got '{self.model.architecture}' for task '{self.task}', want {wanted}"
+            )
+        if detects:
+            self._check_instance()
+            return self
         of_task = {"binary": "cross_entropy", "multiclass": "bce"}[self.task]
         if self.loss.name in (of_task, f"{of_task}_dice"):
             swap = {"bce": "cross_entropy", "cross_entropy": "bce"}[of_task]
@@ -381,6 +403,21 @@ class RunConfig(Section):
         if not whole and encoder is None:
             raise ValueError(f"model.encoder: missing; architecture '{architecture}' needs one")
         return self
+
+    def _check_instance(self) -> None:
+        if self.loss != LossConfig():
+            raise ValueError("loss: a Mask R-CNN has its own five losses; drop the section")
+        if self.model.encoder is not None or self.model.decoder_channels is not None:
+            raise ValueError("model: a Mask R-CNN takes neither encoder nor decoder_channels; drop them")
+        if self.model.frozen_stages and self.model.weights == "none":
+            raise ValueError(
+                f"model.frozen_stages: got {self.model.frozen_stages} with model.weights 'none', want 0: stages that "
+                "know nothing would never learn"
+            )
+        if self.augment.adaptive.error == "soft_dice":
+            raise ValueError("augment.adaptive.error: got 'soft_dice', which objects do not have; want 'loss_ratio'")
+        if self.train.compile:
+            raise ValueError("train.compile: a Mask R-CNN's sizes change with every image; drop it")
 
 
 class When(Section):

@@ -155,6 +155,8 @@ class TrialRecord(Value):
     """Path of ``best.pt``, relative to the record's folder."""
     created_at: str
     versions: dict[str, str] = {}
+    notes: tuple[str, ...] = ()
+    """What a person should know of how it started, a line each: weights that were left out."""
 
     def save(self, folder: Path) -> None:
         """Writes ``folder/record.json`` atomically."""

@@ -12,7 +12,7 @@ from commands import CONFIGS, descendants, start, wait_for
 
 from distseg import checkpoint, config
 from distseg.records import Status, TrialRecord, read_json_lines
-from distseg.train import loop
+from distseg.tasks import dense
 from distseg.train.loop import run
 from distseg.train.run_folder import RunSpec
 from distseg.train.worker import LocalWorker
@@ -39,11 +39,12 @@ from dataclasses import asdict
 from pathlib import Path
 sys.path.insert(0, str(Path(sys.argv[4])))
 from test_torchrun import spec_of, without_batch_norm
+from distseg.tasks import dense
 from distseg.train import loop
 from distseg.train.worker import local_worker
 kind, folder, shards = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
 if kind == "group":
-    loop.build_model = without_batch_norm(loop.build_model)
+    dense.build_model = without_batch_norm(dense.build_model)
 states = []
 create = loop.TrainState.create
 loop.TrainState.create = lambda *given: states.append(create(*given)) or states[0]
@@ -93,7 +94,7 @@ def two_ranks(kind: str, folder: Path, shards: Path) -> list[dict]:
 def test_two_ranks_do_what_one_does(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Batches of three: ranks have one image and two, in one and in two micro-batches."""
     ranks = two_ranks("group", tmp_path / "two", shards)
-    monkeypatch.setattr(loop, "build_model", without_batch_norm(loop.build_model))
+    monkeypatch.setattr(dense, "build_model", without_batch_norm(dense.build_model))
     alone = spec_of(tmp_path / "one", shards)
     record = run(alone, LocalWorker(0, 1, torch.device("cpu")))
     last = checkpoint.load(alone.folder / "checkpoints/last.pt")["network"]

@@ -77,7 +77,7 @@ def test_gpu_hours_count_the_part_of_a_gpu_that_is_held(monkeypatch: pytest.Monk
     clock = iter([0.0, 3600.0, 3600.0])
     monkeypatch.setattr(epoch.time, "perf_counter", lambda: next(clock))
     monkeypatch.setattr(Since, "start", begin_on_a_cpu)
-    since = Since(OnGpu(), GpuMeter(CPU), gpus=0.25)
+    since = Since(OnGpu(), GpuMeter(CPU), gpus=0.25, loss_names=())
     state = TrainState.create(TINY, torch.nn.Linear(1, 1), CPU, "fp32")
     take_in(since, state, TINY, 12)
     assert (state.gpu_seconds, state.seconds) == (900, 3600)

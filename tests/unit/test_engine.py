@@ -31,6 +31,7 @@ from distseg.data.stream import EvalBatches, open_split
 from distseg.errors import ConfigError, OutOfMemoryError, TrainingError
 from distseg.export.build import restore_predictor
 from distseg.records import Score, Status, read_json_lines
+from distseg.tasks import dense
 from distseg.tasks.predictor import Predictor
 from distseg.tasks.scoring import measure
 from distseg.train import loop, upload
@@ -124,13 +125,13 @@ def test_best_is_the_average_that_was_validated(shards: Path, tmp_path: Path) ->
 
 def dictate(scores: Iterable[float], monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs measure as they do, but are told these scores, one a validation."""
-    told, measured = iter(scores), loop.measure
+    told, measured = iter(scores), dense.measure
 
     def measure_and_lie(*given: Any) -> tuple[Score, list[BadSample]]:
         score, bad = measured(*given)
         return score.model_copy(update={"metrics": score.metrics | {DICE: next(told)}}), bad
 
-    monkeypatch.setattr(loop, "measure", measure_and_lie)
+    monkeypatch.setattr(dense, "measure", measure_and_lie)
 
 
 PATIENT = {"train.epochs": 8, "train.patience_epochs": 2}
@@ -222,7 +223,7 @@ def test_a_run_without_any_score_has_no_best(shards: Path, tmp_path: Path, monke
 
 
 def test_intervals_are_those_of_the_best_epoch(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    spec, measured = spec_of(tmp_path / "run", shards), loop.measure
+    spec, measured = spec_of(tmp_path / "run", shards), dense.measure
     numbers = iter([0.5, 0.7, 0.6])
 
     def with_intervals(*given: Any) -> tuple[Score, list[BadSample]]:
@@ -231,7 +232,7 @@ def test_intervals_are_those_of_the_best_epoch(shards: Path, tmp_path: Path, mon
         changes = {"metrics": {DICE: value}, "intervals": {DICE: (value - 0.1, value + 0.1)}}
         return score.model_copy(update=changes), bad
 
-    monkeypatch.setattr(loop, "measure", with_intervals)
+    monkeypatch.setattr(dense, "measure", with_intervals)
     record = run(spec, worker())
     assert record.intervals == {DICE: (0.7 - 0.1, 0.7 + 0.1)}
     assert record == record_on_disk(spec)

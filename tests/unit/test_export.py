@@ -27,8 +27,8 @@ from distseg.export.torchscript import load, save
 from distseg.leaderboard.choose import trial_folder
 from distseg.predict.evaluate import evaluate
 from distseg.records import ExportManifest, Status, TrialRecord
+from distseg.tasks import dense
 from distseg.tasks.predictor import Predictor
-from distseg.train import loop
 from distseg.train.loop import run
 from distseg.train.run_folder import RunSpec
 from distseg.train.worker import LocalWorker
@@ -126,9 +126,9 @@ def test_the_normalisation_is_the_one_that_was_trained_with(
     shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Pretrained weights of some encoders bring a mean of their own, and an export does not load those weights."""
-    build = loop.build_model
+    build = dense.build_model
     monkeypatch.setattr(
-        loop, "build_model", lambda *given: replace(build(*given), mean=(0.5, 0.25, 0.125), std=(0.5, 0.5, 0.5))
+        dense, "build_model", lambda *given: replace(build(*given), mean=(0.5, 0.25, 0.125), std=(0.5, 0.5, 0.5))
     )
     manifest = export(trained(tmp_path / "run", shards, {"train.epochs": 1}), tmp_path / "model.ts")
     assert manifest.mean == pytest.approx((0.5, 0.25, 0.125))

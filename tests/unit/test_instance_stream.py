@@ -2,6 +2,7 @@
 
 import zlib
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -12,9 +13,11 @@ from distseg.data.layouts.base import Corpus, Instance, RawSample
 from distseg.data.manifest import ShardFolder
 from distseg.data.order import EpochPlan
 from distseg.data.pack import pack
+from distseg.data.sizes import fitted
 from distseg.data.stream import (
-    InstanceBatch,
+    Augment,
     InstanceEvalBatches,
+    InstanceTrainBatch,
     InstanceTrainBatches,
     batch_loader,
     open_named_split,
@@ -52,23 +55,52 @@ def shards(tmp_path: Path) -> Path:
     return tmp_path / "shards"
 
 
-def training(root: Path, rank: int = 0, ranks: int = 1) -> InstanceTrainBatches:
+def untouched(image: Any, masks: Any, epoch: int, key: str, level: float) -> tuple[Any, Any]:
+    return image, masks
+
+
+def training(
+    root: Path, rank: int = 0, ranks: int = 1, size: tuple[int, int] = (60, 60), augment: Augment = untouched
+) -> InstanceTrainBatches:
     reader = open_split(ShardFolder.open(root), training=True, fold=None)
     plan = EpochPlan(reader.shard_sizes, 4, seed=0, window=2, tail="wrap")
-    return InstanceTrainBatches(reader, plan, rank=rank, world_size=ranks)
+    return InstanceTrainBatches(reader, plan, size=size, augment=augment, rank=rank, world_size=ranks)
 
 
-def test_images_of_any_size_with_their_objects(shards: Path) -> None:
+def test_images_are_fitted_with_their_objects(shards: Path) -> None:
     batch = training(shards)[0]
-    assert isinstance(batch, InstanceBatch)
-    assert len(batch.keys) == len(batch.images) == len(batch.instances) == 4
-    for key, image, instances in zip(batch.keys, batch.images, batch.instances, strict=True):
+    assert isinstance(batch, InstanceTrainBatch)
+    assert len(batch.keys) == len(batch.images) == len(batch.targets) == 4
+    for key, image, targets in zip(batch.keys, batch.images, batch.targets, strict=True):
         number = int(key[1:])
-        size = (20 + number, 40 - number)
-        assert image.shape == (3, size[1], size[0])
+        width, height = fitted(20 + number, 40 - number, 60, 60)
+        assert max(width, height) == 60
+        assert image.shape == (3, height, width)
         assert image.dtype == torch.uint8
         assert abs(int(image.float().mean()) - number * 20) <= 2
-        assert instances == Columns(number, size).read()
+        assert targets.masks.shape == (1, height, width)
+        assert targets.labels.tolist() == [number % 2]
+        left, top, right, bottom = targets.boxes[0].tolist()
+        assert (left, top, bottom) == (0, 0, height)
+        assert abs(right - number * width / (20 + number)) <= 1
+        assert targets.masks.sum() == right * height
+
+
+def test_an_augmentation_that_leaves_nothing_of_an_object_drops_it(shards: Path) -> None:
+    def to_the_right(image: Any, masks: Any, epoch: int, key: str, level: float) -> tuple[Any, Any]:
+        return image, tuple(np.zeros_like(mask) for mask in masks)
+
+    batch = training(shards, augment=to_the_right)[0]
+    assert [len(targets.labels) for targets in batch.targets] == [0] * 4
+
+
+def test_measured_as_stored(shards: Path) -> None:
+    reader = open_split(ShardFolder.open(shards), training=False, fold=None)
+    batch = InstanceEvalBatches(reader, batch=9, rank=0, world_size=1)[0]
+    for key, image, instances in zip(batch.keys, batch.images, batch.instances, strict=True):
+        size = (20 + int(key[1:]), 40 - int(key[1:]))
+        assert image.shape == (3, size[1], size[0])
+        assert instances == Columns(int(key[1:]), size).read()
 
 
 @pytest.mark.parametrize("ranks", [2, 3])

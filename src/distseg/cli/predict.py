@@ -2,9 +2,15 @@
 
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from distseg.predict.decode import Unreadable
+    from distseg.predict.inputs import Job
 
 _NAMES_SHOWN = 20
 SOME_FAILED = 1
@@ -35,6 +41,8 @@ def predict(
 ) -> None:
     """Write the mask of each image: black and white for one object, a palette of labels for several classes.
 
+    A Mask R-CNN draws the objects that it finds into NAME.overlay.jpg and writes results.json, as COCO has it.
+
     Images that cannot be read are listed at the end; the others are done, and the exit code is 1.
 
     Example:
@@ -44,12 +52,25 @@ def predict(
     from distseg.cli.console import print_json, progress
     from distseg.cli.inference import note_on_tiles, pipeline
     from distseg.errors import InputError
+    from distseg.export.torchscript import manifest_in
     from distseg.predict.decode import Unreadable
     from distseg.predict.inputs import find_images, named
     from distseg.predict.pictures import WritePictures
     from distseg.predict.segmenter import Recipe, Segmenter
 
     jobs = named([path.resolve() for path in find_images(images)])
+    if model.is_file() and (known := manifest_in(model)) is not None and known.task == "instance":
+        unfit = {
+            "--probabilities": probabilities,
+            "--tta": tta,
+            "--tile": tile,
+            "--ensemble": ensemble,
+            "--workers": workers,
+        }
+        if wrong := [option for option, value in unfit.items() if value]:
+            raise InputError(f"{', '.join(wrong)}: {model} finds objects, one by one in whole images; drop it")
+        _predict_objects(model, jobs, out.resolve(), device, as_json)
+        return
     models = tuple(path.resolve() for path in (model, *(ensemble or ())))
     recipe = Recipe(models=models, tta=tta, tile=tile, device=device)
     segmenter = Segmenter.open(recipe)
@@ -70,10 +91,7 @@ def predict(
             advance(done, len(jobs))
     if elsewhere := [name for name in written if not (out / name).exists()]:
         raise InputError(f"--out {out}: {elsewhere[0]} is not here; give a folder that all nodes share")
-    for each in failed[:_NAMES_SHOWN]:
-        typer.echo(f"not predicted: {each.reason}", err=True)
-    if len(failed) > _NAMES_SHOWN:
-        typer.echo(f"not predicted: {len(failed) - _NAMES_SHOWN} more", err=True)
+    _tell_unreadable(failed)
     if as_json:
         unreadable = [{"image": str(each.path), "reason": each.reason} for each in failed]
         print_json({"out": str(out), "images": len(jobs), "files": written, "unreadable": unreadable})
@@ -81,3 +99,27 @@ def predict(
         typer.echo(f"{out}: {len(jobs) - len(failed)} of {len(jobs)} images, {len(written)} files")
     if failed:
         raise typer.Exit(SOME_FAILED)
+
+
+def _predict_objects(model: Path, jobs: "Sequence[Job]", out: Path, device: str | None, as_json: bool) -> None:
+    from distseg.cli.console import print_json, progress
+    from distseg.predict.instances import predict_objects
+
+    with progress("images") as advance:
+        found = predict_objects(model, jobs, out, device=device, advance=advance)
+    _tell_unreadable(found.unreadable)
+    if as_json:
+        unreadable = [{"image": str(each.path), "reason": each.reason} for each in found.unreadable]
+        document = {"images": found.images, "categories": found.categories, "results": found.results}
+        print_json({"out": str(out), **document, "files": found.files, "unreadable": unreadable})
+    else:
+        typer.echo(f"{out}: {len(found.results)} objects in {len(found.images)} of {len(jobs)} images, results.json")
+    if found.unreadable:
+        raise typer.Exit(SOME_FAILED)
+
+
+def _tell_unreadable(failed: "Sequence[Unreadable]") -> None:
+    for each in failed[:_NAMES_SHOWN]:
+        typer.echo(f"not predicted: {each.reason}", err=True)
+    if len(failed) > _NAMES_SHOWN:
+        typer.echo(f"not predicted: {len(failed) - _NAMES_SHOWN} more", err=True)

@@ -17,12 +17,14 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from distseg.data.codec import Pixels, check_labels, decode_image, decode_mask, resize_pair
+from distseg.data.codec import Pixels, check_labels, decode_image, decode_mask, resize_image, resize_pair
 from distseg.data.instances import decode_instances
 from distseg.data.layouts.base import Instance
 from distseg.data.manifest import BadSample, Member, SampleEntry, Shard, ShardFolder
 from distseg.data.order import EpochPlan, rank_slice
 from distseg.data.processes import start_helper
+from distseg.data.sizes import fitted
+from distseg.data.targets import Targets, single_masks, targets_of
 from distseg.errors import BadSampleError, DataError, DistsegError
 
 Augment = Callable[[Pixels, tuple[Pixels, ...], int, str, float], tuple[Pixels, tuple[Pixels, ...]]]
@@ -72,8 +74,29 @@ class Batch:
 
 
 @dataclass(frozen=True)
+class InstanceTrainBatch:
+    """A rank's share of a global batch of task instance, ready to learn from; its images differ in size."""
+
+    images: tuple[torch.Tensor, ...]
+    """Of each sample, (3, H, W) uint8 RGB, laid out channels-last."""
+    targets: tuple[Targets, ...]
+    """Of each sample, its objects."""
+    keys: tuple[str, ...]
+    groups: tuple[str, ...]
+    step: int
+    """Global step."""
+    bad: tuple[BadSample, ...] = ()
+    """Samples that could not be used here, and in whose place others stand."""
+
+    def pin_memory(self) -> "InstanceTrainBatch":
+        """Called by the DataLoader's pinning thread."""
+        images = tuple(image.pin_memory() for image in self.images)
+        return replace(self, images=images, targets=tuple(one.pin_memory() for one in self.targets))
+
+
+@dataclass(frozen=True)
 class InstanceBatch:
-    """A rank's share of a global batch of task instance; its images differ in size."""
+    """A rank's samples of task instance as stored, to measure; its images differ in size."""
 
     images: tuple[torch.Tensor, ...]
     """Of each sample, (3, H, W) uint8 RGB, laid out channels-last."""
@@ -82,9 +105,9 @@ class InstanceBatch:
     keys: tuple[str, ...]
     groups: tuple[str, ...]
     step: int
-    """Global step (training) or number of the batch (validation)."""
+    """Number of the batch."""
     bad: tuple[BadSample, ...] = ()
-    """Samples that could not be used here; training batches hold others in their place."""
+    """Samples that could not be used here."""
 
     def pin_memory(self) -> "InstanceBatch":
         """Called by the DataLoader's pinning thread."""
@@ -313,18 +336,52 @@ class TrainBatches(PlannedBatches):
         return buffer.batch(step, bad)
 
 
-class InstanceTrainBatches(Dataset[InstanceBatch]):
-    """Item ``step`` is this rank's share of global batch ``step``, counted over all epochs, as stored."""
+class InstanceTrainBatches(Dataset[InstanceTrainBatch]):
+    """Item ``step`` is this rank's share of global batch ``step``, counted over all epochs.
 
-    def __init__(self, reader: ShardReader, plan: EpochPlan, *, rank: int, world_size: int) -> None:
+    Each image is scaled to fit into ``size`` = (width, height) before it is augmented, its objects with it.
+    """
+
+    def __init__(
+        self,
+        reader: ShardReader,
+        plan: EpochPlan,
+        *,
+        size: tuple[int, int],
+        augment: Augment,
+        rank: int,
+        world_size: int,
+    ) -> None:
         self._reader = reader
         self._plan = plan
+        self._size = size
+        self._augment = augment
         self._mine = rank_slice(plan.batch_global, rank, world_size)
 
-    def __getitem__(self, step: int) -> InstanceBatch:
+    def __getitem__(self, item: int | tuple[int, float]) -> InstanceTrainBatch:
+        step, level = item if isinstance(item, tuple) else (item, 0.0)
         bad: list[BadSample] = []
-        samples = list(_training_samples(self._reader, self._plan, step, self._mine, bad))
-        return _instance_batch(samples, step, bad)
+        epoch, _ = self._plan.positions(step)
+        entries, images, targets = [], [], []
+        for sample in _training_samples(self._reader, self._plan, step, self._mine, bad):
+            assert sample.instances is not None
+            size = fitted(*sample.entry.size, *self._size)
+            image, (masks, labels) = (
+                resize_image(sample.image, size),
+                single_masks(sample.instances, sample.entry.size, size),
+            )
+            image, masks = self._augment(image, masks, epoch, sample.entry.key, level)
+            entries.append(sample.entry)
+            images.append(torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1))
+            targets.append(targets_of(masks, labels, size))
+        return InstanceTrainBatch(
+            images=tuple(images),
+            targets=tuple(targets),
+            keys=tuple(entry.key for entry in entries),
+            groups=tuple(entry.group for entry in entries),
+            step=step,
+            bad=tuple(bad),
+        )
 
 
 class EvalBatches(PlannedBatches):
@@ -465,7 +522,7 @@ def _instance_batch(samples: Sequence[Sample], step: int, bad: Sequence[BadSampl
     )
 
 
-AnyBatch = TypeVar("AnyBatch", Batch, InstanceBatch)
+AnyBatch = TypeVar("AnyBatch", Batch, InstanceTrainBatch, InstanceBatch)
 
 
 class Items(Protocol):

@@ -11,13 +11,15 @@ from distseg.config import RunConfig
 from distseg.data.cache import ShardCache
 from distseg.data.manifest import Manifest, ShardFolder
 from distseg.data.stream import EvalBatches, batch_loader, open_split
-from distseg.errors import DataError, HomeError, ParityError
+from distseg.errors import DataError, HomeError, InputError, ParityError
 from distseg.export import parity
+from distseg.export.instances import check_instances, photographs_of, score_instance_file, script_instances
 from distseg.export.portable import onnx_bytes, program_bytes, to_program
 from distseg.export.torchscript import load, save, to_torchscript
-from distseg.models.build import build_model
+from distseg.models.build import build_instance_model, build_model
 from distseg.records import ExportManifest, Parity, Score, TrialRecord
 from distseg.tasks.dense import channels_out
+from distseg.tasks.instance_predictor import InstancePredictor
 from distseg.tasks.predictor import Predictor
 from distseg.tasks.scoring import measure
 
@@ -49,14 +51,18 @@ def export(
             f"{record.data_digest[:8]}; bring the old shards back, or train again"
         )
     predictor = restore_predictor(cfg, tree, shards.manifest)
+    if isinstance(predictor, InstancePredictor) and (onnx is not None or program is not None):
+        option = "--onnx" if onnx is not None else "--program"
+        raise InputError(f"{option}: a Mask R-CNN is exported as TorchScript alone; drop it")
+    mean, std, divisor = _input_of(predictor)
     manifest = ExportManifest(
         task=cfg.task,
         classes=shards.manifest.classes,
         input_size=(predictor.width, predictor.height) if predictor.width else None,
         resolution=record.resolution,
-        mean=_per_channel(predictor.mean),
-        std=_per_channel(predictor.std),
-        divisor=predictor.divisor,
+        mean=mean,
+        std=std,
+        divisor=divisor,
         metric=record.metric,
         metrics={},
         samples=0,
@@ -73,12 +79,15 @@ def export(
     )
     with tempfile.TemporaryDirectory(prefix="distseg-export-") as aside:
         draft = Path(aside) / "model.ts"
-        module, agreement = _compiled(predictor, manifest, draft)
+        if isinstance(predictor, InstancePredictor):
+            module, agreement = _compiled_detector(predictor, manifest, draft, shards)
+        else:
+            module, agreement = _compiled(predictor, manifest, draft)
         score = score_file(draft, shards, cfg.data.fold)
         measured = {"metrics": score.metrics, "samples": score.samples, "parity": agreement}
         manifest = manifest.model_copy(update=measured)
         beside: dict[Path, bytes] = {}  # written once all have passed their check
-        if onnx is not None or program is not None:
+        if isinstance(predictor, Predictor) and (onnx is not None or program is not None):
             exported = to_program(predictor)
             if onnx is not None:
                 beside[onnx] = onnx_bytes(exported, predictor, manifest)
@@ -89,6 +98,22 @@ def export(
             file.write(data)
     save(module, manifest, out)
     return manifest
+
+
+def _compiled_detector(
+    predictor: InstancePredictor, manifest: ExportManifest, draft: Path, shards: ShardFolder
+) -> tuple[torch.jit.ScriptModule, tuple[Parity, ...]]:
+    """As `_compiled`, tried on the first validation photographs too."""
+    module = script_instances(predictor)
+    save(module, manifest, draft)
+    photographs = photographs_of(shards, RunConfig.model_validate(manifest.config).data.fold)
+    try:
+        return module, tuple(
+            check_instances(predictor.to(device), load(draft, device).module, photographs, device)
+            for device in parity.devices()
+        )
+    finally:
+        predictor.to("cpu")
 
 
 def _compiled(
@@ -126,8 +151,12 @@ def _all_outputs(module: torch.jit.ScriptModule) -> parity.Exported:
     return lambda images: parity.Output(module(images), module.probabilities(images), module.logits(images))
 
 
-def restore_predictor(cfg: RunConfig, tree: dict[str, Any], data: Manifest) -> Predictor:
+def restore_predictor(cfg: RunConfig, tree: dict[str, Any], data: Manifest) -> Predictor | InstancePredictor:
     """The trained model of a checkpoint, in eval mode on the CPU."""
+    if cfg.task == "instance":
+        network = build_instance_model(cfg.model, len(data.classes), tree["network"]).network
+        network.load_state_dict(tree["network"])
+        return InstancePredictor(network, input_size=cfg.data.input_size or data.size).eval()
     model = cfg.model.model_copy(update={"weights": "none"})  # the checkpoint holds the weights
     built = build_model(model, channels_out(cfg.task, len(data.classes)))
     built.network.load_state_dict(tree["network"])
@@ -144,6 +173,8 @@ def restore_predictor(cfg: RunConfig, tree: dict[str, Any], data: Manifest) -> P
 def score_file(path: Path, shards: ShardFolder, fold: int | None, batch: int = 16) -> Score:
     """Metrics of an exported file on the validation samples; DataError when one of them cannot be used."""
     module = load(path).module
+    if shards.manifest.task == "instance":
+        return score_instance_file(module, shards, fold)
     reader = open_split(shards, training=False, fold=fold)
     batches = EvalBatches(reader, batch=batch, rank=0, world_size=1)
     loader = batch_loader(batches, range(len(batches)), workers=0, prefetch=1, pin=False)
@@ -152,6 +183,16 @@ def score_file(path: Path, shards: ShardFolder, fold: int | None, batch: int = 1
     if bad:
         raise DataError(f"{shards.root}: {len(bad)} samples cannot be used, first {bad[0].key}: {bad[0].reason}")
     return score
+
+
+def _input_of(
+    predictor: Predictor | InstancePredictor,
+) -> tuple[tuple[float, float, float], tuple[float, float, float], int]:
+    """Mean and deviation of the pixels 0..1 that the network wants, and what it wants sides to be multiples of."""
+    if isinstance(predictor, Predictor):
+        return _per_channel(predictor.mean), _per_channel(predictor.std), predictor.divisor
+    transform: Any = predictor.network.transform
+    return tuple(transform.image_mean), tuple(transform.image_std), transform.size_divisible
 
 
 def _per_channel(buffer: torch.Tensor) -> tuple[float, float, float]:

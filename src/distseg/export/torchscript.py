@@ -82,7 +82,7 @@ def load(path: Path, device: str = "cpu", *, foreign: bool = False) -> LoadedMod
     beside = digest_path(path)
     if beside.exists() and beside.read_text().split()[:1] != [_sha256(path)]:
         raise DataError(f"{path}: differs from the digest in {beside.name}; export it again or copy both files again")
-    manifest = _manifest_in(path)  # before any of its code is loaded
+    manifest = manifest_in(path)  # before any of its code is loaded
     if manifest is None and not foreign:
         raise DataError(
             f"{path}: holds no {MANIFEST_NAME}; make it with 'distseg export', or say that you trust it with --foreign"
@@ -90,13 +90,15 @@ def load(path: Path, device: str = "cpu", *, foreign: bool = False) -> LoadedMod
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*`torch.jit")  # deprecated, and works; see README
+            if manifest is not None and manifest.task == "instance":
+                import torchvision  # noqa: F401  # its operators; other files do without, and it takes a second
             module = torch.jit.load(str(path), map_location=device)  # type: ignore[no-untyped-call]
     except RuntimeError as error:
         raise DataError(f"{path}: no TorchScript file ({str(error).splitlines()[0]}); export it again") from error
     return LoadedModel(module, manifest or _manifest_of_foreign(path, module, device))
 
 
-def _manifest_in(path: Path) -> ExportManifest | None:
+def manifest_in(path: Path) -> ExportManifest | None:
     """What the file says of itself; None when it says nothing. DataError when it is no TorchScript file."""
     try:
         with zipfile.ZipFile(path) as archive:

@@ -29,6 +29,7 @@ ARCHITECTURES = ("classic_unet", *SMP_ARCHITECTURES, *TORCHVISION_ARCHITECTURES)
 _TAKES_DECODER_CHANNELS = ("unet", "unetplusplus", "manet")
 _TORCHVISION_DIVISOR = 8  # its output stride; it takes any size, and pads less evenly itself
 _SMP_DIVISOR = 32  # only `unet` takes any size; padding all of them alike keeps one rule
+_MASKRCNN_DIVISOR = 32  # torchvision pads to it
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
 _HUB = ("huggingface.co", 443)
@@ -46,6 +47,10 @@ class BuiltModel:
     std: tuple[float, float, float]
     unused_parameters: bool = False
     """Some parameters take no part in the output, so DDP must look for them."""
+    any_size: bool = False
+    """It takes a list of images of any sizes, and pads them itself."""
+    notes: tuple[str, ...] = ()
+    """What a person should know of the starting weights, a line each."""
 
 
 def build_model(cfg: ModelConfig, channels_out: int) -> BuiltModel:
@@ -63,6 +68,23 @@ def build_model(cfg: ModelConfig, channels_out: int) -> BuiltModel:
             f"want one of {', '.join(ARCHITECTURES)}"
         )
     return _build_smp(cfg, channels_out)
+
+
+def build_instance_model(cfg: ModelConfig, classes: int, state: Mapping[str, torch.Tensor] | None = None) -> BuiltModel:
+    """The Mask R-CNN of a config, with its starting weights; ``state``: or ready to take this one, of a checkpoint."""
+    from distseg.models.maskrcnn import MASKRCNN  # here: torchvision takes a second
+    from distseg.models.maskrcnn_weights import for_state, start_maskrcnn
+
+    if cfg.architecture not in MASKRCNN:
+        raise ConfigError(
+            f"model.architecture: got '{cfg.architecture}'{_nearest(cfg.architecture, list(MASKRCNN))}, "
+            f"want one of {', '.join(MASKRCNN)}"
+        )
+    if state is None:
+        network, notes = start_maskrcnn(cfg, classes)
+    else:
+        network, notes = for_state(cfg, classes, state), ()
+    return BuiltModel(network, _MASKRCNN_DIVISOR, _IMAGENET_MEAN, _IMAGENET_STD, any_size=True, notes=notes)
 
 
 def _build_smp(cfg: ModelConfig, channels_out: int) -> BuiltModel:

@@ -25,17 +25,18 @@ def packed_once(
     raw: Corpus,
     folder: Path,
     files: Iterable[Path],
-    size: tuple[int, int],
+    size: tuple[int, int] | None,
     write: Callable[[str], None],
     *,
     val_fraction: float = 0.2,
     test_fraction: float = 0.0,
 ) -> Path:
     """Shards of the raw folder; those of an earlier job where neither the files nor what is asked have changed."""
-    name = f"{raw.layout}-{size[0]}x{size[1]}-{_fingerprint(folder, files, val_fraction, test_fraction)}"
+    at = "original" if size is None else f"{size[0]}x{size[1]}"
+    name = f"{raw.layout}-{at}-{_fingerprint(folder, files, val_fraction, test_fraction)}"
     shards = home.root / "shards" / name
     if not (shards / MANIFEST_FILE).exists():
-        write(f"packing {len(raw.samples)} photographs at {size[0]}x{size[1]}: {shards}")
+        write(f"packing {len(raw.samples)} photographs at {at} size: {shards}")
         pack(raw, shards, size=size, val_fraction=val_fraction, test_fraction=test_fraction)
     return shards
 

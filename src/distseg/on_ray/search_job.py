@@ -119,7 +119,9 @@ def run_search(job: SearchJob, write: Write) -> tuple[Study, Corpus | None]:
 def _packed(job: SearchJob, raw: Corpus, write: Write) -> Path:
     """Shards of the raw folder, packed before anything else."""
     assert job.raw is not None
-    files = {sample.image for sample in raw.samples}
+    files = {job.raw, *(sample.image for sample in raw.samples)}
     for masks_and_lists in ("*mask*/*", "*annot/*", "*.*"):
         files |= set(job.raw.glob(masks_and_lists))
-    return packed_once(job.home, raw, job.raw, files, input_size(job.search_file, job.overrides), write)
+    # objects keep their shape: the network scales each image to fit
+    size = None if raw.task == "instance" else input_size(job.search_file, job.overrides)
+    return packed_once(job.home, raw, job.raw, files, size, write)

@@ -18,6 +18,7 @@ from distseg.errors import InputError
 from distseg.export.build import restore_predictor
 from distseg.export.torchscript import load
 from distseg.metrics import confusion
+from distseg.predict.instances import evaluate_instances, score_detector
 from distseg.predict.segmenter import Recipe, Segmenter
 from distseg.records import BEST_CHECKPOINT, Score
 from distseg.scores import Sums, dice_and_iou
@@ -156,6 +157,10 @@ def evaluate(
     """
     started = time.perf_counter()
     recipe = model if isinstance(model, Recipe) else Recipe(models=(model,))
+    if folder.manifest.task == "instance":
+        if elsewhere is not None or panel is not None:
+            raise InputError(f"{folder.root}: data of task instance; objects are measured here, without --panel")
+        return evaluate_instances(recipe, folder, split)
     evaluator = Evaluator(recipe, folder.root, split, cache)
     tasks = [Part(number, parts) for number in range(min(parts, len(evaluator)))]
     tasks = [Part(task.number, len(tasks)) for task in tasks]
@@ -180,6 +185,8 @@ def score_run(run: Path, folder: ShardFolder, split: str) -> Score:
     """The best checkpoint of a run's folder on a split's samples; InputError when one of them cannot be used."""
     tree = checkpoint.load(run / BEST_CHECKPOINT)
     predictor = restore_predictor(RunConfig.model_validate(tree["config"]), tree, folder.manifest)
+    if folder.manifest.task == "instance":
+        return score_detector(predictor, folder, split, torch.device("cpu"))
     batches = EvalBatches(open_named_split(folder, split), batch=_BATCH, rank=0, world_size=1)
     loader = batch_loader(batches, range(len(batches)), workers=0, prefetch=1, pin=False)
     with torch.inference_mode():

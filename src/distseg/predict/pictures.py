@@ -49,7 +49,7 @@ class WritePictures(Finish[tuple[str, ...]]):
                     np.save(file, answer.probabilities.astype(np.float16))
                 else:
                     assert answer.image is not None
-                    file.write(_jpeg(overlay(answer.image, answer.labels, self.classes)))
+                    file.write(jpeg(overlay(answer.image, answer.labels, self.classes)))
         return tuple(names)
 
     def check(self, jobs: Sequence[Job]) -> None:
@@ -83,6 +83,7 @@ def mask_png(labels: Pixels, classes: int) -> bytes:
     return data.getvalue()
 
 
-def _jpeg(picture: Pixels) -> bytes:
+def jpeg(picture: Pixels) -> bytes:
+    """(H, W, 3) uint8 RGB as a JPEG file."""
     _, data = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
     return data.tobytes()

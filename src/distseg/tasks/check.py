@@ -3,14 +3,11 @@
 from distseg.data.manifest import Manifest
 from distseg.errors import ConfigError
 
-TRAINABLE = ("binary", "multiclass")
-
 
 def check_task(task: str, manifest: Manifest) -> None:
     """ConfigError when shards are packed for another task than the config's."""
     if manifest.task != task:
-        known = "" if manifest.task in TRAINABLE else f" (training knows {', '.join(TRAINABLE)})"
         raise ConfigError(
             f"task: got '{task}', but the shards are for '{manifest.task}' with {len(manifest.classes)} classes; "
-            f"use a config of task '{manifest.task}'{known}, or other shards"
+            f"use a config of task '{manifest.task}', or other shards"
         )

@@ -3,17 +3,27 @@
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import torch
 
 from distseg.augment import adaptive
+from distseg.augment.any_size import AnySizeAugmenter
 from distseg.augment.keyed_random import KeyedAugment, key_seed
 from distseg.augment.on_device import warp_batch
 from distseg.augment.policies import Augmenter
 from distseg.config import RunConfig
 from distseg.data.manifest import ShardFolder
 from distseg.data.order import EpochPlan
-from distseg.data.stream import Batch, EvalBatches, TrainBatches, batch_loader, open_split
+from distseg.data.stream import (
+    Batch,
+    EvalBatches,
+    InstanceEvalBatches,
+    InstanceTrainBatches,
+    TrainBatches,
+    batch_loader,
+    open_split,
+)
 from distseg.errors import ConfigError
 from distseg.train.worker import Worker
 
@@ -42,17 +52,17 @@ class RunData:
     """(width, height) in pixels at which the network sees images."""
     samples: int
     """Of training and validation together, over all ranks."""
-    train_batches: TrainBatches
-    val_batches: EvalBatches
-    validation: Iterable[Batch]
+    train_batches: TrainBatches | InstanceTrainBatches
+    val_batches: EvalBatches | InstanceEvalBatches
+    validation: Iterable[Any]
     """This rank's validation batches; can be iterated again and again."""
-    loader: partial[Iterable[Batch]]
+    loader: partial[Iterable[Any]]
     window_steps: int | None
     """Steps over which the augmentation level is constant; None without the adaptive policy."""
     device_warps: Augmenter | None
     """Draws the warps that are left to the training device, where they are."""
 
-    def training(self, first_step: int, steps: int, level_of: Callable[[int], float]) -> Iterable[Batch]:
+    def training(self, first_step: int, steps: int, level_of: Callable[[int], float]) -> Iterable[Any]:
         """This rank's share of global batches ``first_step`` to ``steps`` - 1, over all epochs.
 
         ``level_of``: a step's augmentation level; it is asked at most ``window_steps`` steps ahead.
@@ -83,11 +93,22 @@ def open_data(cfg: RunConfig, shards: ShardFolder, worker: Worker) -> RunData:
     size = cfg.data.input_size or shards.manifest.size
     if size is None:
         raise ConfigError(f"data.input_size: missing; the samples of {shards.root} keep their own sizes, give WxH")
-    augmenter = Augmenter(cfg.augment, size, shards.manifest.ignore_label)
     on_device = cfg.augment.device == "gpu"
-    augment = KeyedAugment(augmenter.before_warps if on_device else augmenter, cfg.seed)
+    augmenter = None
     place = {"rank": worker.rank, "world_size": worker.world_size}
-    val_batches = EvalBatches(val_reader, batch=cfg.eval.batch, **place)
+    train_batches: TrainBatches | InstanceTrainBatches
+    val_batches: EvalBatches | InstanceEvalBatches
+    if cfg.task == "instance":
+        if on_device:
+            raise ConfigError("augment.device: got 'gpu', but images of task 'instance' differ in size; want 'cpu'")
+        augment = KeyedAugment(AnySizeAugmenter(cfg.augment), cfg.seed)
+        train_batches = InstanceTrainBatches(train_reader, plan, size=size, augment=augment, **place)
+        val_batches = InstanceEvalBatches(val_reader, batch=cfg.eval.batch, **place)
+    else:
+        augmenter = Augmenter(cfg.augment, size, shards.manifest.ignore_label)
+        augment = KeyedAugment(augmenter.before_warps if on_device else augmenter, cfg.seed)
+        train_batches = TrainBatches(train_reader, plan, size=size, augment=augment, **place)
+        val_batches = EvalBatches(val_reader, batch=cfg.eval.batch, **place)
     loader = partial(
         batch_loader, workers=cfg.data.workers, prefetch=cfg.data.prefetch, pin=worker.device.type == "cuda"
     )
@@ -95,7 +116,7 @@ def open_data(cfg: RunConfig, shards: ShardFolder, worker: Worker) -> RunData:
         plan=plan,
         size=size,
         samples=len(train_reader) + len(val_reader),
-        train_batches=TrainBatches(train_reader, plan, size=size, augment=augment, **place),
+        train_batches=train_batches,
         val_batches=val_batches,
         validation=loader(val_batches, range(len(val_batches))),
         loader=loader,

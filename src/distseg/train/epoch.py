@@ -20,8 +20,9 @@ from distseg.train.worker import Worker, gather_objects, reduce_sum
 class Since:
     """What this rank gathered since the ranks last added up."""
 
-    def __init__(self, worker: Worker, meter: GpuMeter, gpus: float) -> None:
-        """``gpus``: what this rank holds of its GPU, where it has one."""
+    def __init__(self, worker: Worker, meter: GpuMeter, gpus: float, loss_names: tuple[str, ...]) -> None:
+        """``gpus``: what this rank holds of its GPU, where it has one; ``loss_names``: as `Task.loss_names`."""
+        self.loss_names = loss_names
         self.device = worker.device
         self.meter = meter
         self.gpus = gpus if worker.device.type == "cuda" else 0.0
@@ -29,8 +30,8 @@ class Since:
 
     def start(self) -> None:
         """Begins anew."""
-        self.losses = torch.zeros(2, dtype=torch.float64, device=self.device)
-        """Sum over images, images."""
+        self.losses = torch.zeros(2 + len(self.loss_names), dtype=torch.float64, device=self.device)
+        """Sum over images, images, and sums over images of the parts of the loss."""
         self.error_units = torch.zeros((), dtype=torch.float64, device=self.device)
         """Sum over images of what the augmentation level follows."""
         self.bad: list[BadSample] = []
@@ -40,8 +41,8 @@ class Since:
 
     def add(self, sums: torch.Tensor) -> None:
         """What ``train_step`` returns."""
-        self.losses += sums[:2]
-        self.error_units += sums[2]
+        self.losses += sums[:-1]
+        self.error_units += sums[-1]
 
 
 def take_in(since: Since, state: TrainState, cfg: RunConfig, samples: int) -> None:
@@ -51,7 +52,7 @@ def take_in(since: Since, state: TrainState, cfg: RunConfig, samples: int) -> No
     own = torch.cat(
         [since.losses, since.error_units[None], torch.tensor(spent, dtype=torch.float64, device=since.device)]
     )
-    loss_sum, images, units, cpu_seconds, gpu_seconds, energy_wh = reduce_sum(own).tolist()
+    loss_sum, images, *parts, units, cpu_seconds, gpu_seconds, energy_wh = reduce_sum(own).tolist()
     if not math.isfinite(loss_sum):
         raise TrainingError(
             f"loss is {loss_sum} by step {state.step}; the last checkpoint is from before; "
@@ -59,6 +60,8 @@ def take_in(since: Since, state: TrainState, cfg: RunConfig, samples: int) -> No
         )
     state.loss_sum += loss_sum
     state.loss_images += int(images)
+    for name, value in zip(since.loss_names, parts, strict=True):
+        state.loss_parts[name] = state.loss_parts.get(name, 0.0) + value
     add_errors(state, units)
     state.cpu_seconds += cpu_seconds
     state.gpu_seconds += gpu_seconds
@@ -85,6 +88,7 @@ def close_epoch(state: TrainState, cfg: RunConfig, plan: EpochPlan, score: Score
         "images_seen": state.step * plan.batch_global,
         "surplus": plan.surplus,  # samples seen twice in this epoch, or left out of it (negative)
         "loss": state.loss_sum / state.loss_images,
+        "losses": {name: value / state.loss_images for name, value in state.loss_parts.items()},
         "lr": state.optimizer.param_groups[0]["lr"],
         "metrics": score.metrics if score else {},
         "intervals": score.intervals if score else {},
@@ -99,7 +103,7 @@ def close_epoch(state: TrainState, cfg: RunConfig, plan: EpochPlan, score: Score
     }
     state.history.append(row)
     state.windows = []
-    state.loss_sum, state.loss_images = 0.0, 0
+    state.loss_sum, state.loss_images, state.loss_parts = 0.0, 0, {}
     best = state.best(cfg.eval.mode)
     patience = cfg.train.patience_epochs
     if patience is not None and score is not None and best is not None:  # an epoch that was not validated tells nothing

@@ -2,14 +2,13 @@
 
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any
 
 import torch
 
 from distseg.augment import adaptive
 from distseg.config import RunConfig
-from distseg.data.stream import Batch
-from distseg.tasks.dense import DenseTask
-from distseg.tasks.predictor import Predictor
+from distseg.tasks.task import Task
 from distseg.train.state import TrainState
 from distseg.train.worker import reduce_sum
 
@@ -57,18 +56,14 @@ class Levels:
         )
         return True
 
-    def validated(self, predictor: Predictor, task: DenseTask, batches: Iterable[Batch], device: torch.device) -> None:
+    def validated(self, predictor: Any, task: Task, batches: Iterable[Any], device: torch.device) -> None:
         """After every validation: where the signal is the gap, measures the error there as training does."""
         state = self._state
         if state.course is None or self._cfg.augment.adaptive.signal != "gap":
             return
         sums = torch.zeros(2, dtype=torch.float64, device=device)
-        for batch in batches:
-            if batch.keys:
-                masks = batch.masks.to(device, non_blocking=True)
-                logits = predictor.logits(batch.images.to(device, non_blocking=True))
-                errors = task.errors(logits, masks, task.loss(logits, masks))
-                sums += torch.stack([error_units(errors), torch.tensor(float(len(masks)), device=device).double()])
+        for errors in task.validation_errors(predictor, batches, device):
+            sums += torch.stack([error_units(errors), torch.tensor(float(len(errors)), device=device).double()])
         units, images = reduce_sum(sums).tolist()
         state.course = replace(state.course, validation_error=units / adaptive.UNITS / images)
 

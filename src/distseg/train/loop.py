@@ -1,22 +1,17 @@
 """One training run, start or resume to end: the same alone, under torchrun and under Ray."""
 
 from collections.abc import Callable
-from functools import partial
 
-import numpy as np
 import torch
 
 from distseg import checkpoint, records
 from distseg.config import RunConfig
-from distseg.data.manifest import Manifest, ShardFolder
+from distseg.data.manifest import ShardFolder
+from distseg.data.stream import EvalBatches
 from distseg.errors import ConfigError, InputError
-from distseg.models.build import build_model
 from distseg.records import Status, TrialRecord
-from distseg.scores import metrics_of, width
-from distseg.tasks.check import check_task
-from distseg.tasks.dense import DenseTask
-from distseg.tasks.predictor import Predictor
-from distseg.tasks.scoring import measure
+from distseg.tasks.exchange import Ranks
+from distseg.tasks.task import Task, task_of
 from distseg.train.data import open_data
 from distseg.train.epoch import Since, close_epoch, take_in, validation_due
 from distseg.train.extremes import Extremes
@@ -39,7 +34,7 @@ from distseg.train.step import set_learning_rate, train_step
 from distseg.train.telemetry import GpuMeter
 from distseg.train.upload import Uploads
 from distseg.train.watch import Watch
-from distseg.train.worker import Worker, broadcast_buffers, reduce_sum
+from distseg.train.worker import Worker, broadcast_buffers, gather_objects, reduce_sum
 
 
 def run(spec: RunSpec, worker: Worker) -> TrialRecord:
@@ -73,34 +68,34 @@ def _run(spec: RunSpec, worker: Worker, begin: Callable[[], None]) -> TrialRecor
     cfg = spec.config
     shards = ShardFolder.open(spec.data, spec.cache)
     manifest = shards.manifest
-    check_task(cfg.task, manifest)
-    _check_metric(cfg, manifest)
-    task = DenseTask(cfg, manifest)
+    task = task_of(cfg, manifest)
+    _check_metric(cfg, task)
     data = open_data(cfg, shards, worker)
     steps = cfg.train.epochs * data.plan.steps
 
     # Model and state, the latter from the last checkpoint where there is one.
     torch.manual_seed(cfg.seed)
-    built = build_model(cfg.model, task.channels_out)
+    last = spec.folder / records.LAST_CHECKPOINT
+    saved = checkpoint.load(last) if last.exists() else None
+    built = task.build(cfg.model, saved and saved["network"])
     check_input(built, cfg.model, data.size)
     network = on_device(built.network, cfg.train, worker)
     precision = resolve_precision(cfg.train.precision, worker.device)
     state = TrainState.create(cfg, network, worker.device, precision)
-    last = spec.folder / records.LAST_CHECKPOINT
-    if last.exists():
-        state.restore(checkpoint.load(last), cfg, manifest, str(last))
-    predictor_of = partial(Predictor, input_size=data.size, divisor=built.divisor, mean=built.mean, std=built.std)
-    trainer = predictor_of(over_ranks(network, built, cfg.train, worker)).to(worker.device)
-    predictor = predictor_of(state.evaluated).to(worker.device)
+    if saved is not None:
+        state.restore(saved, cfg, manifest, str(last))
+    trainer = task.predictor(over_ranks(network, built, cfg.train, worker), built, data.size).to(worker.device)
+    predictor = task.predictor(state.evaluated, built, data.size).to(worker.device)
 
     # The loop, over all epochs, from the very batch it stopped at.
     begin()
     levels = Levels(cfg, state, data.window_steps)
     meter = GpuMeter(worker.device)
-    since = Since(worker, meter, spec.gpus_per_worker)
+    since = Since(worker, meter, spec.gpus_per_worker, task.loss_names)
     with Watch(spec, data.plan.steps, steps, meter, worker.rank) as watch, Uploads(cfg.train.upload) as uploads:
         if worker.rank == 0:
-            write_start(spec, state, record_of(spec, state, shards, steps, worker), uploads)
+            record = record_of(spec, state, shards, steps, worker, built.notes)
+            write_start(spec, state, record, uploads)
         for batch in () if state.stopped_early else data.training(state.step, steps, levels.of):
             set_learning_rate(state, cfg, steps)
             batch = data.warped(batch, levels.of(state.step), worker.device)
@@ -123,8 +118,8 @@ def _run(spec: RunSpec, worker: Worker, begin: Callable[[], None]) -> TrialRecor
                 predictor.eval()
                 with torch.inference_mode():
                     extremes = Extremes(len(manifest.classes))
-                    look = extremes.take_in
-                    score, bad = measure(predictor, data.validation, manifest, worker.device, reduce_sum, look)
+                    ranks = Ranks(reduce_sum, gather_objects)
+                    score, bad = task.measure(predictor, data.validation, worker.device, ranks, extremes.take_in)
                     levels.validated(predictor, task, data.validation, worker.device)
                 network.train()
                 since.bad += bad
@@ -133,11 +128,12 @@ def _run(spec: RunSpec, worker: Worker, begin: Callable[[], None]) -> TrialRecor
             if worker.rank == 0:
                 fence(spec.folder)
                 if epoch_over:  # before the checkpoint: a run killed in between trains and draws the epoch again
-                    watch.epoch(state, predictor, data.validation, manifest.ignore_label, worker.device)
+                    watch.epoch(state, predictor, data.validation, manifest, worker.device)
                 if improved and score:
                     uploads.copy(save_best(spec, state, shards, built, score))
-                    extremes.draw(spec.folder, predictor, data.val_batches, manifest.ignore_label, worker.device)
-                    network.train()
+                    if isinstance(data.val_batches, EvalBatches):
+                        extremes.draw(spec.folder, predictor, data.val_batches, manifest.ignore_label, worker.device)
+                        network.train()
                 checkpoint.save(last, state.to_tree(cfg, manifest))
                 uploads.copy(last)
                 write_progress(spec, state, record_of(spec, state, shards, steps, worker))
@@ -150,9 +146,7 @@ def _run(spec: RunSpec, worker: Worker, begin: Callable[[], None]) -> TrialRecor
     return record_of(spec, state, shards, steps, worker)
 
 
-def _check_metric(cfg: RunConfig, manifest: Manifest) -> None:
-    classes = manifest.classes
-    nothing = metrics_of(np.zeros(width(len(classes))), classes)  # all metrics that there are, by name
-    known = [name for name, value in nothing.items() if isinstance(value, float)]
+def _check_metric(cfg: RunConfig, task: Task) -> None:
+    known = task.metric_names()
     if cfg.eval.metric not in known:
         raise ConfigError(f"eval.metric: got '{cfg.eval.metric}', want one of {', '.join(known)}")

@@ -43,6 +43,8 @@ def check_input(built: BuiltModel, cfg: ModelConfig, size: tuple[int, int]) -> N
 
     Tried without data and without arithmetic, on torch's meta device.
     """
+    if built.any_size:
+        return
     width, height = (side + -side % built.divisor for side in size)
     network = built.network
     tensors = {name: value.to("meta") for name, value in [*network.named_parameters(), *network.named_buffers()]}

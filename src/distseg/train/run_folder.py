@@ -38,9 +38,12 @@ class RunSpec:
     overrides: dict[str, Any] = field(default_factory=dict)
 
 
-def record_of(spec: RunSpec, state: TrainState, shards: ShardFolder, steps: int, worker: Worker) -> TrialRecord:
-    """The run's record as its state says."""
+def record_of(
+    spec: RunSpec, state: TrainState, shards: ShardFolder, steps: int, worker: Worker, notes: tuple[str, ...] = ()
+) -> TrialRecord:
+    """The run's record as its state says; ``notes``: beside those that it has already."""
     manifest = shards.manifest
+    before = TrialRecord.load(spec.folder) if (spec.folder / records.RECORD_FILE).exists() else None
     best = state.best(spec.config.eval.mode)
     gpu = worker.device.type == "cuda"
     over = state.step >= steps or state.stopped_early
@@ -76,7 +79,8 @@ def record_of(spec: RunSpec, state: TrainState, shards: ShardFolder, steps: int,
         gpu_memory_used_bytes=state.gpu_memory_used_bytes,
         seconds=state.seconds,
         checkpoint=records.BEST_CHECKPOINT if best else None,
-        created_at=_created_at(spec.folder),
+        created_at=before.created_at if before else records.now(),
+        notes=notes or (before.notes if before else ()),
         versions={"distseg": __version__, "torch": torch.__version__},
     )
 
@@ -164,8 +168,3 @@ def _world_sizes(state: TrainState, now: int) -> tuple[int, ...]:
     """Numbers of workers, one after another, that trained the epochs so far and train now."""
     sizes = [*(row["world_size"] for row in state.history), now]
     return tuple(size for size, _ in itertools.groupby(sizes))
-
-
-def _created_at(folder: Path) -> str:
-    path = folder / records.RECORD_FILE
-    return TrialRecord.load(folder).created_at if path.exists() else records.now()

@@ -39,6 +39,8 @@ class TrainState:
     loss_sum: float = 0.0
     loss_images: int = 0
     """Training loss of the epoch so far, summed over images and ranks, and those images."""
+    loss_parts: dict[str, float] = field(default_factory=dict)
+    """The same of the parts of the loss, where the task names some."""
     seconds: float = 0.0
     """Wall time of training so far."""
     cpu_seconds: float = 0.0
@@ -91,6 +93,7 @@ class TrainState:
             "bad": [sample.model_dump() for sample in self.bad.values()],
             "loss_sum": self.loss_sum,
             "loss_images": self.loss_images,
+            "loss_parts": self.loss_parts,
             "seconds": self.seconds,
             "cpu_seconds": self.cpu_seconds,
             "gpu_seconds": self.gpu_seconds,
@@ -118,6 +121,7 @@ class TrainState:
         self.history = tree["history"]
         self.bad = {sample["key"]: BadSample.model_validate(sample) for sample in tree["bad"]}
         self.loss_sum, self.loss_images = tree["loss_sum"], tree["loss_images"]
+        self.loss_parts = tree["loss_parts"]
         self.seconds, self.cpu_seconds, self.gpu_seconds = tree["seconds"], tree["cpu_seconds"], tree["gpu_seconds"]
         self.energy_wh = tree["energy_wh"]
         self.stopped_early = tree["stopped_early"]

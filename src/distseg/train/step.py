@@ -1,6 +1,7 @@
 """One optimizer step on a rank's share of a global batch."""
 
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import nn
@@ -8,10 +9,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from distseg.augment.keyed_random import key_seed
 from distseg.config import RunConfig
-from distseg.data.stream import Batch
+from distseg.data.stream import Batch, InstanceTrainBatch
 from distseg.errors import ConfigError, OutOfMemoryError
-from distseg.tasks.dense import DenseTask
-from distseg.tasks.predictor import Predictor
+from distseg.tasks.task import Task
 from distseg.train.levels import error_units
 from distseg.train.precision import autocast
 from distseg.train.schedule import lr_factor
@@ -20,43 +20,44 @@ from distseg.train.worker import Worker
 
 
 def train_step(
-    trainer: Predictor,
-    task: DenseTask,
+    trainer: Any,
+    task: Task,
     state: TrainState,
-    batch: Batch,
+    batch: Batch | InstanceTrainBatch,
     cfg: RunConfig,
     worker: Worker,
     precision: str,
 ) -> torch.Tensor:
-    """One optimizer step; returns (sum of losses, images, error units) of this rank, float64, on its device.
+    """One optimizer step; what this rank adds: (sum of losses, images, sums of the loss's parts, error units).
 
-    The last are what the augmentation level follows (``train/levels.py``), 0 with another policy than ``adaptive``.
+    All float64, on its device. The last are what the augmentation level follows (``train/levels.py``), 0 with another
+    policy than ``adaptive``. ``trainer``: the task's predictor around the network.
 
     The loss is the mean over the images of the global batch, whatever the micro-batches and ranks: each image's loss is
     divided by the global batch, and DDP's averaging over ranks is undone.
     """
     torch.manual_seed(key_seed(cfg.seed, batch.step, f"rank {worker.rank}"))  # for dropout
-    images = batch.images.to(worker.device, non_blocking=True)
-    masks = batch.masks.to(worker.device, non_blocking=True)
-    micro_batch = cfg.train.micro_batch or len(images)
-    starts = range(0, len(images), micro_batch)
+    inputs = task.inputs(batch, worker.device)
+    images = len(batch.keys)
+    micro_batch = cfg.train.micro_batch or images
+    starts = range(0, images, micro_batch)
     total = torch.zeros((), dtype=torch.float64, device=worker.device)
+    parts = torch.zeros(len(task.loss_names), dtype=torch.float64, device=worker.device)
     units = torch.zeros_like(total)
     try:
         for start in starts:
-            part = slice(start, start + micro_batch)
+            part = slice(start, min(start + micro_batch, images))
             with _gradients_stay_local(trainer.network, start != starts[-1]):
-                with autocast(worker.device, precision):
-                    logits = trainer.network_logits(images[part])
-                losses = task.loss(logits, masks[part])
-                loss = losses.sum() * (worker.world_size / cfg.train.batch_global)
+                losses = task.losses(trainer, inputs, part, autocast(worker.device, precision))
+                loss = losses.of_images.sum() * (worker.world_size / cfg.train.batch_global)
                 state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-            total += losses.detach().sum()
+            total += losses.of_images.detach().sum()
+            parts += losses.parts.detach()
             if state.course is not None:
                 with torch.no_grad():
-                    units += error_units(task.errors(logits, masks[part], losses))
+                    units += error_units(losses.errors())
     except (RuntimeError, ValueError) as error:
-        meant = _explained(error, len(images[part]))
+        meant = _explained(error, part.stop - part.start)
         if meant is None:
             raise
         raise meant from error
@@ -66,7 +67,7 @@ def train_step(
     state.scaler.step(state.optimizer)
     state.scaler.update()
     state.optimizer.zero_grad(set_to_none=True)
-    return torch.stack([total, torch.full_like(total, len(images)), units])
+    return torch.cat([torch.stack([total, torch.full_like(total, images)]), parts, units[None]])
 
 
 def set_learning_rate(state: TrainState, cfg: RunConfig, steps: int) -> None:

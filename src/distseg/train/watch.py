@@ -8,10 +8,12 @@ from typing import Any
 import torch
 
 from distseg import atomic
-from distseg.data.stream import Batch
+from distseg.data.manifest import Manifest
 from distseg.records import PANELS_FOLDER, PROGRESS_FILE, Progress
 from distseg.tasks.drawing import write_png
+from distseg.tasks.instance_predictor import InstancePredictor
 from distseg.tasks.predictor import Predictor
+from distseg.train.instance_panels import instance_panel
 from distseg.train.panels import panel
 from distseg.train.run_folder import RunSpec
 from distseg.train.state import TrainState
@@ -47,21 +49,21 @@ class Watch:
             self._board.close()
 
     def step(self, state: TrainState, losses: torch.Tensor) -> None:
-        """After every step; ``losses``: (sum, images) of this rank since the ranks last added up."""
+        """After every step; ``losses``: (sum, images, ...) of this rank since the ranks last added up."""
         now = time.monotonic()
         if self._rank != 0 or (self._step_then is not None and now - self._at < _EVERY_S):
             return
         steps_per_s = 0.0 if self._step_then is None else (state.step - self._step_then) / (now - self._at)
-        loss_sum, images = losses.tolist()  # waits for the GPU: once a second
+        loss_sum, images = losses[:2].tolist()  # waits for the GPU: once a second
         self._tell(state, loss_sum / max(images, 1), steps_per_s)
         self._at, self._step_then = now, state.step
 
     def epoch(
         self,
         state: TrainState,
-        predictor: Predictor,
-        validation: Iterable[Batch],
-        ignore_label: int | None,
+        predictor: Predictor | InstancePredictor,
+        validation: Iterable[Any],
+        manifest: Manifest,
         device: torch.device,
     ) -> None:
         """After every epoch, when its row is in the history: scalars, and a panel when one is due."""
@@ -73,7 +75,7 @@ class Watch:
             # a run that was killed may have told of this epoch before: that counts no more
             self._board = SummaryWriter(str(self._spec.folder / "tensorboard"), purge_step=row["epoch"])
         scalars = {"loss": row["loss"], "lr": row["lr"], "images_per_s": row["images_per_s"]}
-        scalars |= {name: value for name, value in row["metrics"].items() if isinstance(value, float)}
+        scalars |= row["losses"] | {name: value for name, value in row["metrics"].items() if isinstance(value, float)}
         if row["augment_level"] is not None:
             scalars["augment_level"] = row["augment_level"]
         for name, value in scalars.items():
@@ -84,7 +86,10 @@ class Watch:
                 self._board.add_scalar("augment_signal_by_step", signal, step)
         if self._panel_due(state, row["epoch"]):
             predictor.eval()
-            picture = panel(predictor, validation, ignore_label, device)
+            if isinstance(predictor, InstancePredictor):
+                picture = instance_panel(predictor, validation, manifest.classes, device)
+            else:
+                picture = panel(predictor, validation, manifest.ignore_label, device)
             state.network.train()
             if picture is not None:
                 write_png(picture, self._spec.folder / PANELS_FOLDER / f"epoch-{row['epoch']:04d}.png")
