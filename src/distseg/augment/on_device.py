@@ -1,6 +1,6 @@
 """The warps of ``warps.py`` in plain torch, on whatever device the batch lies: the same stages, the same points.
 
-Differences to the other way are those of arithmetic: OpenCV interpolates between thirty-two places of a pixel.
+Differences are those of rounding.
 """
 
 from collections.abc import Sequence
