@@ -9,9 +9,10 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from distseg.config import Resources
-from distseg.errors import ClusterError
+from distseg.errors import ClusterError, DistsegError
 from distseg.on_ray.lease import UNBOUNDED, Lease
 
 ENVIRONMENT = {
@@ -25,6 +26,8 @@ ENVIRONMENT = {
     "MALLOC_TRIM_THRESHOLD_": "1000000000",
 }
 """For the workers of a run; a driver's own environment does not reach them on a running cluster."""
+
+_STARTS = 3
 
 
 @contextmanager
@@ -43,7 +46,7 @@ def session(cpus: int | None = None) -> Iterator[None]:
 
         # Where there is no address, the processes of our own Ray inherit this environment when they start.
         os.environ.update({name: value for name, value in ENVIRONMENT.items() if name not in os.environ})
-        ray.init(
+        _init(
             address=address,
             num_cpus=cpus if address == "local" else None,
             runtime_env={"env_vars": ENVIRONMENT},
@@ -54,6 +57,25 @@ def session(cpus: int | None = None) -> Iterator[None]:
             yield
         finally:
             ray.shutdown()
+
+
+def _init(**settings: Any) -> None:
+    """``ray.init``, which gives a starting Ray thirty seconds and no more; a busy machine gets more tries."""
+    import ray
+
+    for left in reversed(range(_STARTS)):
+        try:
+            ray.init(**settings)
+            return
+        except Exception as error:  # Ray raises nothing more special
+            if "timed out during startup" not in str(error):
+                raise
+            ray.shutdown()
+            if not left:
+                raise DistsegError(
+                    f"Ray did not start on this machine in {_STARTS} tries of 30 s: it is too busy; "
+                    "try again later, or set RAY_ADDRESS to a Ray that runs"
+                ) from error
 
 
 def _authenticate(folder: Path) -> None:
