@@ -26,6 +26,9 @@ from distseg.data.stream import Augment, Batch, EvalBatches, TrainBatches, batch
 from distseg.data.synthetic.carvana import write_carvana
 from distseg.train.loop import run
 
+# three loader processes on two cores
+pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
+
 READER = """
 import sys, time
 from distseg.data.manifest import ShardFolder
@@ -157,6 +160,7 @@ def test_an_adaptive_run_does_not_depend_on_how_far_loader_processes_read_ahead(
         changes = {
             "data.workers": workers,
             "data.prefetch": 4,
+            "data.input_size": [32, 32],
             "augment.policy": "adaptive",
             "augment.adaptive.window_images": 6,
             "augment.adaptive.target": 0.98,

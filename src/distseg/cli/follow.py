@@ -25,6 +25,8 @@ class Follow:
         self._folder = folder
         self._epochs = epochs
         self._metric = metric
+        self._record_before = _changed_at(folder)
+        self._named = False
         self._seen = len(records.read_json_lines(folder / records.EPOCHS_FILE))  # a resumed run's are not told again
         self._over = threading.Event()
         self._bar = _bar() if sys.stderr.isatty() else None
@@ -50,6 +52,11 @@ class Follow:
         over = False
         while not over:
             over = self._over.wait(_POLL_S)
+            if not self._named and _changed_at(self._folder) != self._record_before:
+                self._named = (
+                    True  # once it has begun, for a run that is refused has no name; and before a kill can hide it
+                )
+                self._print(f"run {self._folder.name} in {self._folder.parent}")
             rows = records.read_json_lines(self._folder / records.EPOCHS_FILE)
             progress = records.Progress.load(self._folder)
             for row in rows[self._seen :]:
@@ -68,6 +75,14 @@ class Follow:
             f"epoch {row['epoch']}/{self._epochs}  loss {row['loss']:.4f}  {score}"
             f"{row['images_per_s']:.1f} images/s  {row['seconds']:.0f} s" + (f", {left:.0f} s left" if left else "")
         )
+
+
+def _changed_at(folder: Path) -> int | None:
+    """When a run's record was written last; None before there is one."""
+    try:
+        return (folder / records.RECORD_FILE).stat().st_mtime_ns
+    except OSError:
+        return None
 
 
 def _bar() -> "Bar":

@@ -129,7 +129,6 @@ def _on_ray(spec: "RunSpec", workers: int, workers_min: int | None, storage: Pat
 def _follow(spec: "RunSpec") -> "Follow":
     from distseg.cli.follow import Follow
 
-    typer.echo(f"run {spec.folder.name} in {spec.folder.parent}", err=True)  # its name, before a kill can hide it
     return Follow(spec.folder, spec.config.train.epochs, spec.config.eval.metric)
 
 

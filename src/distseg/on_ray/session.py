@@ -29,6 +29,7 @@ ENVIRONMENT = {
 
 _NO_PRESTART = {"prestart_worker_first_driver": False}
 """Ray Train's processes have an environment of their own: those started in advance, without it, would wait in vain."""
+_STARTS = 3
 
 
 @contextmanager
@@ -53,24 +54,29 @@ def session(cpus: int | None = None, *, one_run: bool = False) -> Iterator[bool]
             if one_run:
                 settings |= {"include_dashboard": False, "_system_config": _NO_PRESTART}
         try:
-            _start(address, settings)
+            _init(address=address, log_to_driver=False, logging_level=logging.WARNING, **settings)
             yield address == "local"
         finally:
             ray.shutdown()
 
 
-def _start(address: str, settings: dict[str, Any]) -> None:
+def _init(**settings: Any) -> None:
+    """``ray.init``, which gives a starting Ray thirty seconds and no more; a busy machine gets more tries."""
     import ray
 
-    try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING, **settings)
-    except Exception as error:  # Ray has no class for it
-        if "timed out during startup" not in str(error):
-            raise
-        raise DistsegError(
-            "Ray did not start here within its 30 s: this machine is too busy; try again, or set RAY_ADDRESS to a Ray "
-            "that runs"
-        ) from error
+    for left in reversed(range(_STARTS)):
+        try:
+            ray.init(**settings)
+            return
+        except Exception as error:  # Ray raises nothing more special
+            if "timed out during startup" not in str(error):
+                raise
+            ray.shutdown()
+            if not left:
+                raise DistsegError(
+                    f"Ray did not start on this machine in {_STARTS} tries of 30 s: it is too busy; "
+                    "try again later, or set RAY_ADDRESS to a Ray that runs"
+                ) from error
 
 
 def _authenticate(folder: Path) -> None:
