@@ -43,6 +43,7 @@ WORK = 3
 NO_DRIVER = "-"
 GATES = "DISTSEG_TEST_GATES"
 TIMEOUT_S = 240.0
+STARTS = 3
 
 
 @dataclass(frozen=True)
@@ -263,16 +264,21 @@ class Nodes:
         environment |= self.local.SETTINGS | self.client | {self.local.MARK: str(self.folder / name)}
         # a worker node whose head has gone ends itself, after a minute by default
         environment |= {"RAY_gcs_rpc_server_reconnect_timeout_s": "5", "PYTHONPATH": str(REPOSITORY / "src")}
-        ray = Path(sys.executable).with_name("ray")
-        done = subprocess.run(
-            [str(ray), "start", *words, *chosen, "--min-worker-port=0", "--max-worker-port=0", "--log-color=false"],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
-        assert done.returncode == 0, done.stdout
+        ray = str(Path(sys.executable).with_name("ray"))
+        command = [ray, "start", *words, *chosen, "--min-worker-port=0", "--max-worker-port=0", "--log-color=false"]
+        for _ in range(STARTS):  # on a busy machine Ray gives up on itself after 30 s
+            done = subprocess.run(
+                command,
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                start_new_session=True,
+            )
+            if done.returncode == 0:
+                return
+            self.kill(name)
+        raise AssertionError(done.stdout)
 
 
 class Lab:
@@ -490,6 +496,7 @@ def main() -> None:
     options = parser.parse_args()
     chosen = [tuple(cell.split(":")) for cell in options.cells.split(",")] if options.cells else cells()
     rows = []
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # its nodes are ended then, too
     with lab() as made:
         for victim, step in chosen:
             rows.append(play(made, victim, step))

@@ -5,8 +5,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,44 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY / "cluster"))
 
-from commands import DISTSEG  # noqa: E402
+from commands import DISTSEG, distseg  # noqa: E402
 from local import running  # noqa: E402
 
-pytestmark = pytest.mark.ray
+
+class Unlocked(BaseHTTPRequestHandler):
+    """A dashboard that asks nobody for a token."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"[]")
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def refused(home: Path, address: str) -> str:
+    """What ``serve`` says of a cluster that it does not serve."""
+    return distseg(home, "jobs", "serve", "--once", "--address", address, code=2).stderr
+
+
+def test_a_cluster_open_to_others_is_refused(tmp_path: Path) -> None:
+    server = HTTPServer(("0.0.0.0", 0), Unlocked)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        address = f"http://0.0.0.0:{server.server_port}"
+        assert f"Ray at {address}: anybody who reaches it may run commands there" in refused(tmp_path, address)
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def test_an_address_is_that_of_a_dashboard(tmp_path: Path) -> None:
+    error = refused(tmp_path, "127.0.0.1:8265")
+    assert error.startswith("distseg: error: --address: got '127.0.0.1:8265', want the dashboard's, such as http://")
+    assert error.count("\n") == 1
 
 
 class Lab:
@@ -64,6 +100,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
             process.wait(30)
 
 
+@pytest.mark.ray
 def test_jobs_run_on_ray_and_a_killed_dispatcher_is_followed(lab: Lab, tmp_path: Path) -> None:
     first = lab.serve()
     code = tmp_path / "code"
@@ -100,6 +137,7 @@ def test_jobs_run_on_ray_and_a_killed_dispatcher_is_followed(lab: Lab, tmp_path:
     assert marker.read_text() == "once\n"
 
 
+@pytest.mark.ray
 def test_without_the_token_nothing_is_served(lab: Lab) -> None:
     done = subprocess.run(
         [*DISTSEG, "jobs", "serve", "--once"],

@@ -3,9 +3,7 @@
 import json
 import os
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +132,6 @@ def test_every_change_by_id_or_name(jobs: Shell) -> None:
         (("submit", "--gpus", "-1", "--", "true"), "--gpus: got -1"),
         (("submit", "--after", "nobody", "--", "true"), "job 'nobody'"),
         (("submit", "--working-dir", "no/such", "--", "true"), "--working-dir: got no/such, want a folder"),
-        (("serve", "--address", "127.0.0.1:8265"), "want the dashboard's, such as http://127.0.0.1:8265"),
     ],
 )
 def test_bad_input_is_one_line(jobs: Shell, words: tuple[str, ...], message: str) -> None:
@@ -213,35 +210,6 @@ def test_another_store_is_named_by_the_environment(
     error = jobs("list", code=2)
     assert "postgresql://" in error
     assert "secret" not in error
-
-
-# which clusters are served
-
-
-class Unlocked(BaseHTTPRequestHandler):
-    """A dashboard that asks nobody for a token."""
-
-    def do_GET(self) -> None:
-        self.send_response(200)
-        self.end_headers()
-        self.wfile.write(b"[]")
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-def test_a_cluster_open_to_others_is_refused(jobs: Shell) -> None:
-    server = HTTPServer(("0.0.0.0", 0), Unlocked)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        address = f"http://0.0.0.0:{server.server_port}"
-        error = jobs("serve", "--once", "--address", address, code=2)
-        assert f"Ray at {address}: anybody who reaches it may run commands there" in error
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 # working directories

@@ -29,11 +29,9 @@ def print_json(value: Any) -> None:
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """A rich table on a terminal; elsewhere aligned lines, neither wrapped nor cut. Cells go through ``str``."""
-    from rich.console import Console
-
-    console = Console()
     cells = [[str(cell) for cell in row] for row in rows]
-    if console.is_terminal:
+    if sys.stdout.isatty():  # elsewhere rich, which takes time to load, is not needed
+        from rich.console import Console
         from rich.table import Table
         from rich.text import Text
 
@@ -42,7 +40,7 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
             table.add_column(column, overflow="fold")
         for row in cells:
             table.add_row(*(Text(cell) for cell in row))  # Text: a cell such as "[1, 2]" is no markup
-        console.print(table)
+        Console().print(table)
         return
     widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
     print(title)
