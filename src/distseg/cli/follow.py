@@ -47,9 +47,13 @@ class Follow:
             self._bar.stop()
 
     def _follow(self) -> None:
-        over = False
+        over = told = False
         while not over:
             over = self._over.wait(_POLL_S)
+            if not told and (self._folder / records.RECORD_FILE).exists():
+                told = True
+                for note in records.TrialRecord.load(self._folder).notes:
+                    self._print(f"note: {note}")
             rows = records.read_json_lines(self._folder / records.EPOCHS_FILE)
             progress = records.Progress.load(self._folder)
             for row in rows[self._seen :]:
