@@ -43,7 +43,7 @@ from PIL import Image
 from distseg.config import ModelConfig
 from distseg.data.processes import keep_memory
 from distseg.data.synthetic.carvana import write_carvana
-from distseg.export.torchscript import save, to_torchscript
+from distseg.export.torchscript import load, save, to_torchscript
 from distseg.models.build import build_model
 from distseg.predict.decode import Decoders
 from distseg.predict.images import list_images, read_image
@@ -73,31 +73,6 @@ def build(name: str) -> Predictor:
     return Predictor(
         built.network, input_size=(size, size), divisor=built.divisor, mean=built.mean, std=built.std
     ).eval()
-
-
-def manifest() -> ExportManifest:
-    return ExportManifest(
-        task="binary",
-        classes=("background", "car"),
-        input_size=None,
-        resolution=None,
-        mean=(0.0, 0.0, 0.0),
-        std=(1.0, 1.0, 1.0),
-        divisor=32,
-        metric="dice_mean_per_image",
-        metrics={},
-        samples=0,
-        trial="benchmark",
-        study=None,
-        overrides={},
-        config={},
-        data_digest="",
-        split_digest="",
-        checkpoint_sha256="",
-        parity=(),
-        versions={},
-        created_at="",
-    )
 
 
 class PlainScript:
@@ -169,7 +144,7 @@ def compare(name: str, images: Sequence[Path], work: Path, rounds: int, decoders
     """Prints a network's rates and ratios; the submission's images a second."""
     predictor = build(name)
     path = work / f"{name}.ts"
-    save(to_torchscript(predictor), manifest(), path)
+    save(to_torchscript(predictor), ExportManifest.bare(("background", "car")), path)
     segmenter = Segmenter.open(Recipe(models=(path,)))
     contenders = {
         "model_alone": ModelAlone(segmenter, images),
@@ -178,8 +153,8 @@ def compare(name: str, images: Sequence[Path], work: Path, rounds: int, decoders
     }
     for run in contenders.values():
         run()  # the first calls of TorchScript compile
-    rates = {key: [rate(run) for _ in range(1)] for key, run in contenders.items()}
-    for _ in range(rounds - 1):
+    rates: dict[str, list[float]] = {key: [] for key in contenders}
+    for _ in range(rounds):
         for key, run in contenders.items():
             rates[key].append(rate(run))
     for key, values in rates.items():
@@ -197,16 +172,16 @@ def compare(name: str, images: Sequence[Path], work: Path, rounds: int, decoders
     return statistics.median(rates["submission"])
 
 
-def runtimes(name: str, images: Sequence[Path], rounds: int) -> None:
+def runtimes(name: str, images: Sequence[Path], work: Path, rounds: int) -> None:
     """Milliseconds of one full-size image in each runtime that is there."""
     predictor = build(name)
     pixels = torch.from_numpy(read_image(images[0]))[None].permute(0, 3, 1, 2)
-    script = to_torchscript(predictor)
+    script = load(work / f"{name}.ts").module
     runs: dict[str, Callable[[], Any]] = {"eager": lambda: predictor(pixels), "torchscript": lambda: script(pixels)}
     if importlib.util.find_spec("onnxruntime") and importlib.util.find_spec("onnxscript"):
         runs["onnxruntime"] = onnx_run(predictor, pixels)
     if torch.cuda.is_available():
-        on_gpu, gpu_pixels = torch.jit.freeze(torch.jit.script(script.to("cuda"))), pixels.cuda()
+        on_gpu, gpu_pixels = load(work / f"{name}.ts", "cuda").module, pixels.cuda()
 
         def bf16() -> None:
             with torch.autocast("cuda", torch.bfloat16):
@@ -235,7 +210,9 @@ def onnx_run(predictor: Predictor, pixels: torch.Tensor) -> Callable[[], Any]:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(
-        onnx_bytes(to_program(predictor), predictor, manifest()), options, providers=["CPUExecutionProvider"]
+        onnx_bytes(to_program(predictor), predictor, ExportManifest.bare(("background", "car"))),
+        options,
+        providers=["CPUExecutionProvider"],
     )
     given = {session.get_inputs()[0].name: np.ascontiguousarray(pixels.numpy())}
     return lambda: session.run(None, given)
@@ -305,7 +282,7 @@ def main() -> None:
         images = list_images(work / "raw/train")[: options.images]
         for name in options.networks.split(","):
             estimates(name, compare(name, images, work, options.rounds, decoders))
-            runtimes(name, images, options.rounds)
+            runtimes(name, images, work, options.rounds)
         if options.memory_images:
             memory([int(count) for count in options.memory_images.split(",")], work)
 

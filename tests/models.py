@@ -60,27 +60,5 @@ class Blurred(torch.nn.Module):
 
 def exported(module: torch.nn.Module, path: Path, classes: tuple[str, ...] = ("background", "car")) -> Path:
     """The module as 'distseg export' would have written it."""
-    manifest = ExportManifest(
-        task="binary" if len(classes) == 2 else "multiclass",
-        classes=classes,
-        input_size=None,
-        resolution=None,
-        mean=(0.0, 0.0, 0.0),
-        std=(1.0, 1.0, 1.0),
-        divisor=1,
-        metric="dice_mean_per_image",
-        metrics={},
-        samples=0,
-        trial="test",
-        study=None,
-        overrides={},
-        config={},
-        data_digest="",
-        split_digest="",
-        checkpoint_sha256="",
-        parity=(),
-        versions={},
-        created_at="",
-    )
-    save(torch.jit.script(module), manifest, path)
+    save(torch.jit.script(module), ExportManifest.bare(classes), path)
     return path

@@ -248,7 +248,7 @@ class AdaptiveConfig(Section):
     """The level rises while the error is below (``gap``: while 1 - training / validation error is above)."""
     dead_band: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """The level rests while the signal is nearer to the target than this part of the target."""
-    speed: Annotated[float, Field(gt=0)] = 0.25
+    speed: Annotated[float, Field(gt=0)] = 1.0
     """How far the level moves per thousand images seen."""
     start: Fraction = 0.0
     """Level of a run's first windows."""
@@ -279,6 +279,8 @@ class AugmentConfig(Section):
 
     policy: str = "flip"
     """A policy of ``augment/policies.py``."""
+    device: Literal["cpu", "gpu"] = "cpu"
+    """Where warps are computed: in the loader's processes, or by the training worker on its device."""
     fill: Literal["mirror", "blank"] = "mirror"
     """Beyond the border: the picture mirrored, labels too; or grey that has the ignore label."""
     flip: FlipConfig = FlipConfig()

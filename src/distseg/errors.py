@@ -7,7 +7,11 @@
     │   ├── ConfigError     a YAML file or an override
     │   ├── DataError       a raw data set, a shard, a manifest
     │   ├── HomeError       a run or a study: missing, ambiguous, existing already
-    │   └── ClusterError    the cluster cannot hold what was asked for
+    │   ├── ClusterError    the cluster cannot hold what was asked for
+    │   └── QueueError      a job that is missing or ambiguous, or cannot do what was asked
+    ├── BackendError        the cluster that runs the queue's jobs does not answer
+    ├── StoreError          the queue's store cannot be reached, read or written
+    ├── FencedError         a write by an attempt or a dispatcher whose turn is over; it changed nothing
     ├── BadSampleError      one sample that cannot be used (the stream replaces it and counts it)
     └── TrainingError       a run that cannot go on: NaN loss, too many bad samples
         ├── OutOfMemoryError  the batch does not fit; the message says what to try
@@ -43,6 +47,22 @@ class HomeError(InputError):
 
 class ClusterError(InputError):
     """The cluster can never hold the workers that were asked for."""
+
+
+class QueueError(InputError):
+    """A job is missing or ambiguous, or its state does not allow what was asked."""
+
+
+class BackendError(DistsegError):
+    """The cluster that runs the queue's jobs does not answer; what was asked may or may not have happened."""
+
+
+class StoreError(DistsegError):
+    """The queue's store cannot be reached, read or written."""
+
+
+class FencedError(DistsegError):
+    """A write by an attempt or a dispatcher whose turn is over was refused; it changed nothing."""
 
 
 class BadSampleError(DistsegError):

@@ -53,6 +53,11 @@ class Home:
     def studies(self) -> Path:
         return self.root / "studies"
 
+    @property
+    def queue(self) -> Path:
+        """The queue's store, working directories and logs."""
+        return self.root / "queue"
+
     def run(self, name: str) -> Path:
         """Folder of a run, existing or not; HomeError on a name that is no plain file name."""
         return self.runs / _checked(name, "run")

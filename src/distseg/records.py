@@ -305,6 +305,32 @@ class ExportManifest(Value):
     versions: dict[str, str]
     created_at: str
 
+    @classmethod
+    def bare(cls, classes: tuple[str, ...]) -> "ExportManifest":
+        """Of a file of which nothing else is known: no training, no measurement, no check."""
+        return cls(
+            task="binary" if len(classes) == 2 else "multiclass",
+            classes=classes,
+            input_size=None,
+            resolution=None,
+            mean=(0.0, 0.0, 0.0),
+            std=(1.0, 1.0, 1.0),
+            divisor=1,
+            metric="",
+            metrics={},
+            samples=0,
+            trial="",
+            study=None,
+            overrides={},
+            config={},
+            data_digest="",
+            split_digest="",
+            checkpoint_sha256="",
+            parity=(),
+            versions={},
+            created_at="",
+        )
+
 
 @contextmanager
 def _held(folder: Path) -> Iterator[None]:

@@ -16,28 +16,7 @@ from distseg.models.build import ARCHITECTURES, build_model
 from distseg.records import ExportManifest
 from distseg.tasks.predictor import Predictor
 
-MANIFEST = ExportManifest(
-    task="binary",
-    classes=("background", "thing"),
-    input_size=(128, 96),
-    resolution=None,
-    mean=(0.0, 0.0, 0.0),
-    std=(1.0, 1.0, 1.0),
-    divisor=32,
-    metric="dice_mean_per_image",
-    metrics={},
-    samples=0,
-    trial="0000",
-    study=None,
-    overrides={},
-    config={},
-    data_digest="",
-    split_digest="",
-    checkpoint_sha256="",
-    parity=(),
-    versions={},
-    created_at="",
-)
+MANIFEST = ExportManifest.bare(("background", "thing"))
 ENCODERS = {"unetplusplus": "resnet18", "linknet": "resnet18", "segformer": "mit_b0", "dpt": "tu-vit_tiny_patch16_224"}
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from commands import CONFIGS, DISTSEG, called, descendants, distseg_json, kill, start, wait_for
 
-from distseg.records import read_json_lines
+from distseg.records import Status, TrialRecord, read_json_lines
 from distseg.search.events import Event
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("default")]
@@ -112,3 +112,26 @@ def test_five_kills_change_nothing(shards: Path, tmp_path: Path) -> None:
         assert epochs == list(range(1, len(epochs) + 1))
     assert story(board) == story(alone)
     assert [event.kind for event in events].count("lost") >= 1
+
+
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="two workers take two CPUs")
+def test_a_nested_trial_that_loses_a_worker_goes_on(shards: Path, tmp_path: Path) -> None:
+    """One of two DDP workers is killed; the other one's connection breaks, which is not a failure of its own."""
+    words = ["tune", str(CONFIGS / "search/smoke.yaml"), "model.width=2", "train.epochs=900", "train.batch_global=4"]
+    options = ["--data", str(shards), "--study", "s", "--trials", "1", "--workers-per-trial", "2"]
+    process = start(tmp_path, [*DISTSEG, *words, *options])
+    try:
+        wait_until_it_trains(tmp_path, process)
+        workers = called("ray::RayTrainWorker", descendants(process.pid))
+        assert len(workers) == 2
+        os.kill(workers[-1], signal.SIGKILL)
+        lost = wait_for(lambda: [e for e in events_of(tmp_path) if e.kind == "lost"], process, timeout_s=600)
+        wait_until_it_trains(tmp_path, process)
+        os.kill(process.pid, signal.SIGINT)
+        assert process.wait(timeout=120) == 130
+    finally:
+        kill(process)
+    assert "was lost: " in lost[0].reason
+    epochs = [event.epoch for event in events_of(tmp_path) if event.kind == "report"]
+    assert epochs == list(range(1, len(epochs) + 1))
+    assert TrialRecord.load(tmp_path / "studies/s/trials/0000").status is Status.INTERRUPTED

@@ -10,18 +10,21 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from runs import assert_same_end, final, spec_of, worker
 
 from distseg.augment.keyed_random import KeyedAugment
-from distseg.augment.policies import Augmenter
+from distseg.augment.policies import Augmenter, Pixels
 from distseg.config import AugmentConfig
 from distseg.data.layouts import read_corpus
 from distseg.data.manifest import ShardFolder
 from distseg.data.order import EpochPlan
 from distseg.data.pack import pack
-from distseg.data.stream import Batch, EvalBatches, TrainBatches, batch_loader, open_named_split
+from distseg.data.stream import Augment, Batch, EvalBatches, TrainBatches, batch_loader, open_named_split
 from distseg.data.synthetic.carvana import write_carvana
+from distseg.train.loop import run
 
 READER = """
 import sys, time
@@ -70,12 +73,43 @@ def test_batches_that_are_kept_stay_as_they_were(shards: Path) -> None:
 STEPS = 6  # 12 samples in batches of 5, the last one filled up: 3 steps an epoch, two epochs
 
 
-def training(root: Path, rank: int, ranks: int, workers: int, steps: Sequence[int]) -> list[Batch]:
+def training(
+    root: Path, rank: int, ranks: int, workers: int, steps: Sequence[int], augment: Augment | None = None
+) -> list[Batch]:
+    """Batches whose augmentation level rises from step to step."""
     reader = open_named_split(ShardFolder.open(root), "train", window=2)
     plan = EpochPlan(reader.shard_sizes, 5, seed=3, window=2, tail="wrap")
-    augment = KeyedAugment(Augmenter(AugmentConfig(policy="all"), (64, 64)), seed=3)
+    augment = augment or KeyedAugment(Augmenter(AugmentConfig(policy="adaptive"), (64, 64)), seed=3)
     batches = TrainBatches(reader, plan, size=(64, 64), augment=augment, rank=rank, world_size=ranks)
-    return list(batch_loader(batches, steps, workers=workers, prefetch=1, pin=False))
+    items = [(step, 0.5 + 0.1 * step) for step in steps]
+    return list(batch_loader(batches, items, workers=workers, prefetch=1, pin=False))
+
+
+class OfOnePicture:
+    """Augments the same picture for every sample: pixels tell augmentations apart, whatever the samples show."""
+
+    def __init__(self, policy: str) -> None:
+        self._augment = KeyedAugment(Augmenter(AugmentConfig(policy=policy), (64, 64)), seed=3)
+
+    def __call__(
+        self, image: Pixels, masks: tuple[Pixels, ...], epoch: int, key: str, level: float
+    ) -> tuple[Pixels, tuple[Pixels, ...]]:
+        picture = np.add.outer(np.arange(64), 3 * np.arange(64)).astype(np.uint8)
+        return self._augment(np.dstack([picture, picture.T, picture[::-1]]), masks, epoch, key, level)
+
+
+@pytest.mark.parametrize("workers", [0, 3])
+def test_augmentations_are_distinct_over_workers_and_epochs(shards: Path, workers: int) -> None:
+    """Albumentations by itself draws the same stream in each of N processes: only 1 / N of them would differ."""
+    batches = training(shards, 0, 1, workers, range(STEPS), OfOnePicture("nine"))
+    # 12 samples and 3 that fill up the tail, in each of two epochs; the latter are augmented as before
+    seen = {
+        (number // 3, key, image.numpy().tobytes())
+        for number, batch in enumerate(batches)
+        for key, image in zip(batch.keys, batch.images, strict=True)
+    }
+    assert len(seen) == 24
+    assert len({pixels for _, _, pixels in seen}) == 24
 
 
 def validation(root: Path, rank: int, ranks: int, workers: int) -> list[Batch]:
@@ -94,7 +128,7 @@ def by_key(batches: Sequence[Batch]) -> dict[str, tuple[torch.Tensor, torch.Tens
     return found
 
 
-@pytest.mark.parametrize(("ranks", "workers"), [(1, 0), (1, 2), (2, 1), (2, 2), (3, 2)])
+@pytest.mark.parametrize(("ranks", "workers"), [(1, 1), (1, 2), (1, 3), (2, 0), (2, 2)])
 def test_ranks_and_loader_processes_change_no_batch(shards: Path, ranks: int, workers: int) -> None:
     """Compared with one rank that computes its batches itself, from the start and from a step in the middle."""
     alone = training(shards, 0, 1, 0, range(STEPS))
@@ -114,6 +148,26 @@ def test_ranks_and_loader_processes_change_no_batch(shards: Path, ranks: int, wo
     for key, (image, mask) in wanted_validation.items():
         assert torch.equal(got[key][0], image)
         assert torch.equal(got[key][1], mask)
+
+
+def test_an_adaptive_run_does_not_depend_on_how_far_loader_processes_read_ahead(shards: Path, tmp_path: Path) -> None:
+    """Windows of two steps; two processes of four batches each would read eight steps ahead, and are held to two."""
+    ends = []
+    for workers in (0, 2):
+        changes = {
+            "data.workers": workers,
+            "data.prefetch": 4,
+            "augment.policy": "adaptive",
+            "augment.adaptive.window_images": 6,
+            "augment.adaptive.target": 0.98,
+            "augment.adaptive.speed": 40.0,
+        }
+        spec = spec_of(tmp_path / str(workers), shards, changes)
+        run(spec, worker())
+        ends.append(final(spec))
+    assert_same_end(*ends)
+    assert ends[0]["course"] == ends[1]["course"]
+    assert len({row["augment_level"] for row in ends[0]["history"]}) > 1
 
 
 def marked(mark: str) -> dict[int, str]:

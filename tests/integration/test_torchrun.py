@@ -18,7 +18,16 @@ from distseg.train.run_folder import RunSpec
 from distseg.train.worker import LocalWorker
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-OVERRIDES = ["model.width=2", "train.batch_global=3", "train.checkpoint_steps=1"]  # 8 samples: 3 steps an epoch
+OVERRIDES = [  # 8 samples: 3 steps an epoch, and an augmentation level that is decided anew every second one
+    "model.width=2",
+    "train.batch_global=3",
+    "train.checkpoint_steps=1",
+    "augment.policy=adaptive",
+    "augment.adaptive.window_images=6",
+    "augment.adaptive.target=0.98",
+    "augment.adaptive.dead_band=0.0",
+    "augment.adaptive.speed=40",
+]
 
 EPOCHS = 12
 
@@ -26,6 +35,7 @@ EPOCHS = 12
 # with the former can one rank and two agree.
 EACH_RANK = """
 import sys, torch
+from dataclasses import asdict
 from pathlib import Path
 sys.path.insert(0, str(Path(sys.argv[4])))
 from test_torchrun import spec_of, without_batch_norm
@@ -41,7 +51,12 @@ loop.TrainState.create = lambda *given: states.append(create(*given)) or states[
 with local_worker() as worker:
     record = loop.run(spec_of(folder, shards), worker)
     torch.save(
-        {"network": states[0].network.state_dict(), "samples": record.samples, "metrics": record.metrics},
+        {
+            "network": states[0].network.state_dict(),
+            "samples": record.samples,
+            "metrics": record.metrics,
+            "course": asdict(states[0].course),
+        },
         folder / f"rank{worker.rank}.pt",
     )
 """
@@ -83,6 +98,7 @@ def test_two_ranks_do_what_one_does(shards: Path, tmp_path: Path, monkeypatch: p
     alone = spec_of(tmp_path / "one", shards)
     record = run(alone, LocalWorker(0, 1, torch.device("cpu")))
     last = checkpoint.load(alone.folder / "checkpoints/last.pt")["network"]
+    assert ranks[0]["course"] == ranks[1]["course"]
     for name, weight in last.items():
         assert torch.equal(ranks[0]["network"][name], ranks[1]["network"][name]), name
         torch.testing.assert_close(ranks[0]["network"][name], weight, rtol=0, atol=1e-5)
@@ -91,6 +107,10 @@ def test_two_ranks_do_what_one_does(shards: Path, tmp_path: Path, monkeypatch: p
         assert two["loss"] == pytest.approx(one["loss"], abs=1e-5)
         assert two["score"] == pytest.approx(one["score"], abs=2e-3)  # a pixel on the threshold may fall to either side
         assert two["samples"] == one["samples"] == 4  # each validated once, by one of the ranks
+        assert two["augment_level"] == one["augment_level"]
+        for (step, level, measured), window in zip(one["augment_windows"], two["augment_windows"], strict=True):
+            assert window == [step, level, pytest.approx(measured, abs=1e-4)]
+    assert {row["augment_level"] for row in rows[0]} != {0.0}
     assert ranks[0]["metrics"] == ranks[1]["metrics"]
     assert record.samples == ranks[0]["samples"] == ranks[1]["samples"]
     assert TrialRecord.load(tmp_path / "two").world_size == 2
@@ -152,6 +172,9 @@ def test_killed_ranks_and_resumes_equal_a_run_left_alone(shards: Path, tmp_path:
     assert [n for n, value in left_alone["network"].items() if not torch.equal(value, tree["network"][n])] == []
     assert [row["loss"] for row in tree["history"]] == [row["loss"] for row in left_alone["history"]]
     assert [row["metrics"] for row in tree["history"]] == [row["metrics"] for row in left_alone["history"]]
+    levels = [(row["augment_level"], row["augment_windows"]) for row in left_alone["history"]]
+    assert [(row["augment_level"], row["augment_windows"]) for row in tree["history"]] == levels
+    assert len({level for level, _ in levels}) > 2
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,10 @@ from distseg.cli import main as cli
 from distseg.errors import DataError, DistsegError, TrainingError
 
 COMMANDS = ["train", "tune", "leaderboard", "report", "export", "evaluate", "predict", "submission", "score"]
-GROUPS = {"data": ["synth", "pack", "audit", "info", "verify"], "augment": ["preview"]}
+JOBS_COMMANDS = [
+    *("submit", "list", "show", "explain", "logs", "wait", "cancel", "retry", "priority", "pause", "unpause", "serve")
+]
+GROUPS = {"data": ["synth", "pack", "audit", "info", "verify"], "augment": ["preview"], "jobs": JOBS_COMMANDS}
 """All that ``--help`` lists; whoever adds a command adds it here."""
 
 

@@ -119,7 +119,7 @@ def test_nothing_completed_is_said() -> None:
 def bar_lengths(picture: Any, colour: tuple[int, int, int]) -> list[int]:
     """Of each bar of a colour, from the top: its width in pixels where nothing is drawn on it."""
     rows = (np.asarray(picture) == colour).all(axis=2).sum(axis=1)
-    edges = np.flatnonzero(np.diff((rows > 0).astype(int)))
+    edges = np.flatnonzero(np.diff((rows > 15).astype(int)))  # a few pixels are the edges of letters
     return [int(rows[start + 2]) for start in edges[::2]]
 
 

@@ -26,7 +26,7 @@ def keys(shards: Path, world_size: int, first_step: int, steps: int) -> list[tup
     """What all ranks together read at each global step, in rank order."""
     folder = ShardFolder.open(shards)
     ranks = [
-        open_data(TINY, folder, LocalWorker(rank, world_size, CPU)).training(first_step, steps)
+        open_data(TINY, folder, LocalWorker(rank, world_size, CPU)).training(first_step, steps, lambda step: 0.0)
         for rank in range(world_size)
     ]
     return [sum((batch.keys for batch in batches), ()) for batches in zip(*ranks, strict=True)]

@@ -100,9 +100,9 @@ def test_examples_of_raw_data_lie_under_their_masks(shards: Path, cache: ShardCa
     raw = examples_of(str(shards.parent / "raw"), None, 3, None, cache)  # layout found by itself
     assert {one.image.shape for one in raw} == {(64, 64, 3)}
     assert len({one.key.rpartition("_")[0] for one in raw}) == 3  # three cars
-    write_scenes(tmp_path / "coco", groups=2, views=1, size=(64, 48), seed=0)
-    objects = examples_of(str(tmp_path / "coco"), None, 2, None, cache)
-    assert all(len(one.masks) > 0 and one.image.shape == (48, 64, 3) for one in objects)
+    write_scenes(tmp_path / "coco", groups=2, views=1, size=(80, 64), seed=0)
+    objects = examples_of(str(tmp_path / "coco"), None, 2, None, cache)  # several things on one table, one on the other
+    assert [(len(one.masks) > 1, one.image.shape) for one in objects] == [(True, (64, 80, 3)), (False, (64, 80, 3))]
     assert preview(objects, AugmentConfig(policy="nine"), []).width > 400
 
 

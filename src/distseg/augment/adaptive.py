@@ -17,8 +17,8 @@ whatever the batch. At the end of each window, with n its images:
    ``target`` * (1 + ``dead_band``)), down by as much beyond the other edge, and not at all between; it stays within
    [0, ``max``].
 
-In numbers, by default: at batch 16 a window is 16 steps and 256 images; the level moves by 0.25 * 0.256 = 0.064 after
-each, so it takes 4000 images from 0 to 1; it rises while the loss is below 0.225 of the first window's, falls while it
+In numbers, by default: at batch 16 a window is 16 steps and 256 images; the level moves by 1.0 * 0.256 = 0.256 after
+each, so it takes 1000 images from 0 to 1; it rises while the loss is below 0.225 of the first window's, falls while it
 is above 0.275.
 
 **Which batches have it.** The level that is decided at the end of window w is that of window w + 2; windows 0 and 1

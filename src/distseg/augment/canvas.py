@@ -30,8 +30,11 @@ class Canvas:
         return min(self.width, self.height)
 
     @property
+    def border_mode(self) -> int:
+        """OpenCV's."""
+        return int(cv2.BORDER_REFLECT_101 if self.blank_label is None else cv2.BORDER_CONSTANT)
+
+    @property
     def border(self) -> dict[str, Any]:
         """Arguments of a warping transform."""
-        if self.blank_label is None:
-            return {"border_mode": cv2.BORDER_REFLECT_101}
-        return {"border_mode": cv2.BORDER_CONSTANT, "fill": GREY, "fill_mask": self.blank_label}
+        return {"border_mode": self.border_mode, "fill": GREY, "fill_mask": self.blank_label or 0}

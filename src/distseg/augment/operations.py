@@ -10,7 +10,7 @@ import albumentations as A
 import cv2
 
 from distseg.augment.canvas import Canvas
-from distseg.augment.elastic import Elastic
+from distseg.augment.warps import Elastic, Grid, Optical
 
 Operation = Callable[[float, Canvas], A.BasicTransform]
 """(strength in [-1, 1], canvas) -> a transform that is always applied."""
@@ -25,6 +25,19 @@ def _jitter(**change: float) -> A.BasicTransform:
     return A.ColorJitter(p=1, **still | {name: (value, value) for name, value in change.items()})
 
 
+def crop(canvas: Canvas, area_min: float, area_max: float, stretch: float, p: float) -> A.BasicTransform:
+    """A part of the picture's area, its sides' ratio changed by up to a factor of ``stretch``, at the whole size."""
+    ratio = canvas.width / canvas.height
+    return A.RandomResizedCrop(
+        size=canvas.size,
+        scale=(area_min, area_max),
+        ratio=(ratio / stretch, ratio * stretch),
+        # the default, INTER_NEAREST, takes the label at a pixel's top left corner: half a pixel beside the image's
+        mask_interpolation=cv2.INTER_NEAREST_EXACT,
+        p=p,
+    )
+
+
 def _shift(s: float, canvas: Canvas) -> A.BasicTransform:
     """Along either axis by up to |s| / 5 of the side."""
     reach = 0.2 * abs(s)
@@ -32,10 +45,7 @@ def _shift(s: float, canvas: Canvas) -> A.BasicTransform:
 
 
 def _crop(s: float, canvas: Canvas) -> A.BasicTransform:
-    area = 1 - 0.7 * abs(s)
-    return A.RandomResizedCrop(
-        size=canvas.size, scale=(area, area), ratio=(0.8, 1.25), mask_interpolation=cv2.INTER_NEAREST_EXACT, p=1
-    )
+    return crop(canvas, 1 - 0.7 * abs(s), 1 - 0.7 * abs(s), 1 + 0.25 * abs(s), p=1)
 
 
 def _perspective(s: float, canvas: Canvas) -> A.BasicTransform:
@@ -47,7 +57,7 @@ def _elastic(s: float, canvas: Canvas) -> A.BasicTransform:
 
 
 def _grid(s: float, canvas: Canvas) -> A.BasicTransform:
-    return A.GridDistortion(num_steps=5, distort_limit=(-0.6 * abs(s), 0.6 * abs(s)), p=1, **canvas.border)
+    return Grid(limit=0.6 * abs(s), p=1, **canvas.border)
 
 
 def _compression(s: float, canvas: Canvas) -> A.BasicTransform:
@@ -77,7 +87,7 @@ OPERATIONS: Mapping[str, Operation] = {
     "perspective": _perspective,
     "elastic": _elastic,
     "grid": _grid,
-    "optical": lambda s, canvas: A.OpticalDistortion(distort_limit=(0.5 * s, 0.5 * s), p=1, **canvas.border),
+    "optical": lambda s, canvas: Optical(low=0.5 * s, high=0.5 * s, p=1, **canvas.border),
     "blur": lambda s, canvas: A.GaussianBlur(sigma_limit=(0.1 + 2.4 * abs(s),) * 2, blur_limit=0, p=1),
     "noise": lambda s, canvas: A.GaussNoise(std_range=(0.15 * abs(s),) * 2, p=1),
     "compression": _compression,

@@ -1,7 +1,8 @@
 """The named augmentation policies, each one visible definition over image and masks together.
 
-Albumentations applies them (masks with nearest neighbour, so labels stay labels). Geometric fills repeat the mirrored
-border unless the config says otherwise: a black wedge would teach the network where pictures were turned.
+Albumentations applies them (masks with nearest neighbour, so labels stay labels). Warps come last, composed into one
+resampling (``augment/warps.py``). Beyond the border stands the picture mirrored unless the config says otherwise: a
+black wedge would teach the network where pictures were turned.
 
 A policy is either a fixed list of transforms, each with its probability, or a rule that draws single operations at
 strengths:
@@ -21,9 +22,9 @@ import cv2
 import numpy as np
 
 from distseg.augment.canvas import Canvas
-from distseg.augment.elastic import Elastic
 from distseg.augment.keyed_random import Pixels, SeededRandom
-from distseg.augment.operations import OPERATIONS
+from distseg.augment.operations import OPERATIONS, crop
+from distseg.augment.warps import Elastic, Grid, Optical, Stage, draw_stage, is_warp, warp
 from distseg.config import AugmentConfig
 from distseg.errors import ConfigError
 
@@ -31,7 +32,8 @@ Drawn = Sequence[tuple[str, float]]
 """Operations and their strengths in [0, 1], in the order of application."""
 Rule = Callable[[AugmentConfig, random.Random, float], Drawn]
 """(numbers, random numbers, level) -> what is done to one sample."""
-Fixed = Callable[[AugmentConfig, Canvas], Sequence[A.BasicTransform]]
+Transforms = Sequence[A.BasicTransform]
+Fixed = Callable[[AugmentConfig, Canvas], Transforms]
 
 _BINS = 20  # strengths are rounded to so many parts: transforms are built once, 0.15 ms each
 
@@ -48,9 +50,7 @@ def _flip(p: float) -> A.BasicTransform:
 
 
 def _crop(cfg: AugmentConfig, canvas: Canvas, p: float) -> A.BasicTransform:
-    # the default, INTER_NEAREST, takes the label at a pixel's top left corner: half a pixel beside the image's
-    exact = {"mask_interpolation": cv2.INTER_NEAREST_EXACT}
-    return A.RandomResizedCrop(size=canvas.size, scale=(cfg.crop.area_min, 1.0), ratio=(0.8, 1.25), p=p, **exact)
+    return crop(canvas, cfg.crop.area_min, 1.0, 1.25, p)
 
 
 def _perspective(cfg: AugmentConfig, canvas: Canvas, p: float) -> A.BasicTransform:
@@ -64,7 +64,7 @@ def _jitter(cfg: AugmentConfig, p: float) -> A.BasicTransform:
     return A.ColorJitter(**factors, hue=(-jitter.hue, jitter.hue), p=p)
 
 
-def _all(cfg: AugmentConfig, canvas: Canvas) -> Sequence[A.BasicTransform]:
+def _all(cfg: AugmentConfig, canvas: Canvas) -> Transforms:
     return [
         _flip(cfg.all.flip_p),
         _crop(cfg, canvas, cfg.all.crop_p),
@@ -73,22 +73,24 @@ def _all(cfg: AugmentConfig, canvas: Canvas) -> Sequence[A.BasicTransform]:
     ]
 
 
-def _flips_rotate(cfg: AugmentConfig, canvas: Canvas) -> Sequence[A.BasicTransform]:
+def _flips_rotate(cfg: AugmentConfig, canvas: Canvas) -> Transforms:
     part = cfg.flips_rotate
     return [
         A.HorizontalFlip(p=part.horizontal_p),
         A.VerticalFlip(p=part.vertical_p),
-        A.Rotate(limit=(-part.degrees, part.degrees), p=part.rotate_p, **canvas.border),
+        A.Affine(rotate=(-part.degrees, part.degrees), p=part.rotate_p, **canvas.border),
     ]
 
 
-def _nine(cfg: AugmentConfig, canvas: Canvas) -> Sequence[A.BasicTransform]:
+def _nine(cfg: AugmentConfig, canvas: Canvas) -> Transforms:
     part, border = cfg.nine, canvas.border
     turn = A.RandomRotate90 if canvas.width == canvas.height else _HalfTurn
     return [
         A.HorizontalFlip(p=part.horizontal_p),
         A.VerticalFlip(p=part.vertical_p),
         turn(p=part.rotate90_p),
+        A.GaussianBlur(sigma_limit=(min(0.1, part.blur_sigma), part.blur_sigma), blur_limit=0, p=part.blur_p),
+        A.GaussNoise(std_range=(0, part.noise_std), p=part.noise_p),
         A.Affine(  # ShiftScaleRotate is deprecated in its favour
             translate_percent={"x": (-part.shift, part.shift), "y": (-part.shift, part.shift)},
             scale=(1 - part.scale, 1 + part.scale),
@@ -103,14 +105,12 @@ def _nine(cfg: AugmentConfig, canvas: Canvas) -> Sequence[A.BasicTransform]:
             p=part.elastic_p,
             **border,
         ),
-        A.GaussianBlur(sigma_limit=(min(0.1, part.blur_sigma), part.blur_sigma), blur_limit=0, p=part.blur_p),
-        A.GaussNoise(std_range=(0, part.noise_std), p=part.noise_p),
-        A.OpticalDistortion(distort_limit=(-part.optical_limit, part.optical_limit), p=part.optical_p, **border),
-        A.GridDistortion(num_steps=5, distort_limit=(-part.grid_limit, part.grid_limit), p=part.grid_p, **border),
+        Optical(low=-part.optical_limit, high=part.optical_limit, p=part.optical_p, **border),
+        Grid(limit=part.grid_limit, p=part.grid_p, **border),
     ]
 
 
-def _quality(cfg: AugmentConfig, canvas: Canvas) -> Sequence[A.BasicTransform]:
+def _quality(cfg: AugmentConfig, canvas: Canvas) -> Transforms:
     part = cfg.quality
     ways = {"downscale": cv2.INTER_AREA, "upscale": cv2.INTER_LINEAR}
     return [
@@ -186,7 +186,8 @@ POLICIES: Mapping[str, Fixed | Rule] = {**FIXED, **RULES}
 class Augmenter:
     """One policy at one image size.
 
-    The result is a function of (image, masks, seed, level) alone: random numbers start anew at each sample.
+    The result is a function of (image, masks, seed, level) alone: random numbers start anew at each sample. Warps come
+    last, and from random numbers of their own, so that they can also be drawn by themselves, to be applied elsewhere.
     """
 
     def __init__(self, cfg: AugmentConfig, size: tuple[int, int], blank_label: int | None = None) -> None:
@@ -202,9 +203,10 @@ class Augmenter:
         if cfg.fill == "blank" and blank_label is None:
             raise ConfigError("augment.fill: got 'blank', but the data have no ignore label; set augment.fill=mirror")
         self._cfg = cfg
-        self._canvas = Canvas(*size, blank_label if cfg.fill == "blank" else None)
-        self._chance = SeededRandom()
-        self._fixed = self._built(FIXED[cfg.policy](cfg, self._canvas)) if cfg.policy in FIXED else None
+        self.canvas = Canvas(*size, blank_label if cfg.fill == "blank" else None)
+        self._chance, self._warp_chance = SeededRandom(), SeededRandom()
+        fixed = FIXED.get(cfg.policy)
+        self._fixed = None if fixed is None else _parted(self._built(fixed(cfg, self.canvas)))
         self._at_strength: dict[tuple[str, int], A.BasicTransform] = {}
 
     def __call__(
@@ -214,36 +216,67 @@ class Augmenter:
 
         ``seed``: 32 bits. ``level``: in [0, 1], for policy ``adaptive``; the others do not look at it.
         """
-        self._chance.start(seed)
-        transforms = self._fixed if self._fixed is not None else self._drawn(level)
-        done = {"image": image}
-        # one mask by itself: the library's way with stacks costs more than a flip
-        done |= {"mask": masks[0]} if len(masks) == 1 else {"masks": np.stack(masks)} if masks else {}
-        for transform in transforms:
-            done = transform(**done)
-        moved = (done["mask"],) if len(masks) == 1 else tuple(done["masks"]) if masks else ()
-        return done["image"], moved
+        pixelwise, warps = self._started(seed, level)
+        image, masks = _applied(pixelwise, image, masks)
+        return warp(image, masks, self._drawn_stages(warps, seed), self.canvas)
 
-    def _drawn(self, level: float) -> Sequence[A.BasicTransform]:
+    def before_warps(
+        self, image: Pixels, masks: tuple[Pixels, ...], seed: int, level: float = 0.0
+    ) -> tuple[Pixels, tuple[Pixels, ...]]:
+        """As the whole, but for the warps: with ``stages`` and ``warp`` it is the whole."""
+        return _applied(self._started(seed, level)[0], image, masks)
+
+    def stages(self, seed: int, level: float = 0.0) -> list[Stage]:
+        """The warps of a sample, in the order of application."""
+        return self._drawn_stages(self._started(seed, level)[1], seed)
+
+    def _drawn_stages(self, warps: Transforms, seed: int) -> list[Stage]:
+        if not warps:
+            return []
+        self._warp_chance.start(seed + 2**32)
+        return [draw_stage(transform, self.canvas.size) for transform in warps if transform.should_apply()]
+
+    def _started(self, seed: int, level: float) -> tuple[Transforms, Transforms]:
+        """The transforms of a sample, warps apart, the others' random numbers at the beginning."""
+        self._chance.start(seed)
+        if self._fixed is not None:
+            return self._fixed
         chance = self._chance.python
         drawn = RULES[self._cfg.policy](self._cfg, chance, level)
-        signed = [(name, round(_BINS * strength) * chance.choice((-1, 1))) for name, strength in drawn]
-        return [self._operation(*each) for each in signed]
+        return _parted([self._operation(name, round(_BINS * s) * chance.choice((-1, 1))) for name, s in drawn])
 
     def _operation(self, name: str, strength_bin: int) -> A.BasicTransform:
         built = self._at_strength.get((name, strength_bin))
         if built is None:
-            (built,) = self._built([OPERATIONS[name](strength_bin / _BINS, self._canvas)])
+            (built,) = self._built([OPERATIONS[name](strength_bin / _BINS, self.canvas)])
             self._at_strength[name, strength_bin] = built
         return built
 
-    def _built(self, transforms: Sequence[A.BasicTransform]) -> Sequence[A.BasicTransform]:
+    def _built(self, transforms: Transforms) -> Transforms:
         """The transforms, their arguments checked, drawing from this augmenter's random numbers.
 
         They are called one by one: composing checks sizes at each sample, which costs as much as seeding. And they
         share one stream: the library's own seeding starts each transform at the same numbers, so that flips with
         p = 0.5 each came always together or not at all.
         """
-        compose = A.Compose(list(transforms), strict=True)
-        compose.set_random_state(self._chance.numpy, self._chance.python)
-        return list(compose.transforms)
+        for transform in A.Compose(list(transforms), strict=True).transforms:
+            chance = self._warp_chance if is_warp(transform) else self._chance
+            transform.set_random_state(chance.numpy, chance.python)
+        return list(transforms)
+
+
+def _parted(transforms: Transforms) -> tuple[Transforms, Transforms]:
+    """Those that are no warps, and the warps."""
+    return [each for each in transforms if not is_warp(each)], [each for each in transforms if is_warp(each)]
+
+
+def _applied(transforms: Transforms, image: Pixels, masks: tuple[Pixels, ...]) -> tuple[Pixels, tuple[Pixels, ...]]:
+    if len(masks) == 1:  # the library's way with stacks costs more than a flip
+        done = {"image": image, "mask": masks[0]}
+        for transform in transforms:
+            done = transform(**done)
+        return done["image"], (done["mask"],)
+    done = {"image": image, "masks": np.stack(masks)} if masks else {"image": image}
+    for transform in transforms:
+        done = transform(**done)
+    return done["image"], tuple(done["masks"]) if masks else ()

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from distseg import __version__
-from distseg.cli import augment, data
+from distseg.cli import augment, data, jobs
 from distseg.cli.evaluate import evaluate
 from distseg.cli.export import export
 from distseg.cli.leaderboard import leaderboard
@@ -35,6 +35,7 @@ app = typer.Typer(
 )
 app.add_typer(data.app, name="data")
 app.add_typer(augment.app, name="augment")
+app.add_typer(jobs.app, name="jobs")
 for command in (train, tune, leaderboard, report, export, evaluate, predict, submission, score):
     app.command()(command)
 

@@ -128,28 +128,7 @@ def _manifest_of_foreign(path: Path, module: torch.jit.ScriptModule, device: str
         raise DataError(f"{path}: cannot be called as files of 'distseg export' are ({reason}); wrap it") from error
     if masks.dtype != torch.uint8 or masks.shape != (1, 64, 64):
         raise DataError(f"{path}: gives {masks.dtype} {tuple(masks.shape)} for one image, want uint8 (1, 64, 64)")
-    return ExportManifest(
-        task="binary" if channels == 1 else "multiclass",
-        classes=tuple(f"class {number}" for number in range(max(2, channels))),
-        input_size=None,
-        resolution=None,
-        mean=(0.0, 0.0, 0.0),
-        std=(1.0, 1.0, 1.0),
-        divisor=1,
-        metric="",
-        metrics={},
-        samples=0,
-        trial="",
-        study=None,
-        overrides={},
-        config={},
-        data_digest="",
-        split_digest="",
-        checkpoint_sha256="",
-        parity=(),
-        versions={},
-        created_at="",
-    )
+    return ExportManifest.bare(tuple(f"class {number}" for number in range(max(2, channels))))
 
 
 def digest_path(path: Path) -> Path:

@@ -1,18 +1,22 @@
 """A run's batches: every rank plans the same epochs and takes its own slice of each global batch."""
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+import torch
+
 from distseg.augment import adaptive
 from distseg.augment.any_size import AnySizeAugmenter
-from distseg.augment.keyed_random import KeyedAugment
+from distseg.augment.keyed_random import KeyedAugment, key_seed
+from distseg.augment.on_device import warp_batch
 from distseg.augment.policies import Augmenter
 from distseg.config import RunConfig
 from distseg.data.manifest import ShardFolder
 from distseg.data.order import EpochPlan
 from distseg.data.stream import (
+    Batch,
     EvalBatches,
     InstanceEvalBatches,
     InstanceTrainBatches,
@@ -55,6 +59,8 @@ class RunData:
     loader: partial[Iterable[Any]]
     window_steps: int | None
     """Steps over which the augmentation level is constant; None without the adaptive policy."""
+    device_warps: Augmenter | None
+    """Draws the warps that are left to the training device, where they are."""
 
     def training(self, first_step: int, steps: int, level_of: Callable[[int], float]) -> Iterable[Any]:
         """This rank's share of global batches ``first_step`` to ``steps`` - 1, over all epochs.
@@ -63,6 +69,17 @@ class RunData:
         """
         items = LeveledSteps(range(first_step, steps), level_of)
         return self.loader(self.train_batches, items, ahead_max=self.window_steps)
+
+    def warped(self, batch: Batch, level: float, device: torch.device) -> Batch:
+        """A training batch with the warps that were left to the training device; as it is where none were."""
+        if self.device_warps is None:
+            return batch
+        epoch, _ = self.plan.positions(batch.step)
+        seeds = [key_seed(self.plan.seed, epoch, key) for key in batch.keys]
+        stages = [self.device_warps.stages(seed, level) for seed in seeds]
+        images, masks = (each.to(device, non_blocking=True) for each in (batch.images, batch.masks))
+        images, masks = warp_batch(images, masks, stages, self.device_warps.canvas)
+        return replace(batch, images=images, masks=masks)
 
 
 def open_data(cfg: RunConfig, shards: ShardFolder, worker: Worker) -> RunData:
@@ -76,15 +93,20 @@ def open_data(cfg: RunConfig, shards: ShardFolder, worker: Worker) -> RunData:
     size = cfg.data.input_size or shards.manifest.size
     if size is None:
         raise ConfigError(f"data.input_size: missing; the samples of {shards.root} keep their own sizes, give WxH")
+    on_device = cfg.augment.device == "gpu"
+    augmenter = None
     place = {"rank": worker.rank, "world_size": worker.world_size}
     train_batches: TrainBatches | InstanceTrainBatches
     val_batches: EvalBatches | InstanceEvalBatches
     if cfg.task == "instance":
+        if on_device:
+            raise ConfigError("augment.device: got 'gpu', but images of task 'instance' differ in size; want 'cpu'")
         augment = KeyedAugment(AnySizeAugmenter(cfg.augment), cfg.seed)
         train_batches = InstanceTrainBatches(train_reader, plan, size=size, augment=augment, **place)
         val_batches = InstanceEvalBatches(val_reader, batch=cfg.eval.batch, **place)
     else:
-        augment = KeyedAugment(Augmenter(cfg.augment, size, shards.manifest.ignore_label), cfg.seed)
+        augmenter = Augmenter(cfg.augment, size, shards.manifest.ignore_label)
+        augment = KeyedAugment(augmenter.before_warps if on_device else augmenter, cfg.seed)
         train_batches = TrainBatches(train_reader, plan, size=size, augment=augment, **place)
         val_batches = EvalBatches(val_reader, batch=cfg.eval.batch, **place)
     loader = partial(
@@ -103,6 +125,7 @@ def open_data(cfg: RunConfig, shards: ShardFolder, worker: Worker) -> RunData:
             if cfg.augment.policy == "adaptive"
             else None
         ),
+        device_warps=augmenter if on_device else None,
     )
 
 

@@ -98,6 +98,7 @@ def _run(spec: RunSpec, worker: Worker, begin: Callable[[], None]) -> TrialRecor
             write_start(spec, state, record, uploads)
         for batch in () if state.stopped_early else data.training(state.step, steps, levels.of):
             set_learning_rate(state, cfg, steps)
+            batch = data.warped(batch, levels.of(state.step), worker.device)
             since.add(train_step(trainer, task, state, batch, cfg, worker, precision))
             since.bad += batch.bad
             state.step += 1

@@ -72,7 +72,7 @@ def gather(folder: Path) -> StudyData:
         told = [
             (line["epoch"], figure)
             for line in epochs
-            if (figure := number(line["metrics"].get(board.metric))) is not None
+            if (figure := number(line.get("metrics", {}).get(board.metric))) is not None
         ]
         if told:
             curves.append(Curve(row, *map(tuple, zip(*told, strict=True))))
