@@ -356,7 +356,7 @@ class TrainConfig(Section):
 
 class EvalConfig(Section):
     batch: PositiveInt = 32
-    """Images per forward pass and worker."""
+    """Images per forward pass and worker; a Mask R-CNN sees one at a time, so that none hangs on another."""
     metric: str = "dice_mean_per_image"
     """Key of ``metrics`` that chooses ``best.pt`` and ranks trials."""
     mode: Literal["max", "min"] = "max"

@@ -26,7 +26,6 @@ class Follow:
         self._epochs = epochs
         self._metric = metric
         self._record_before = _changed_at(folder)
-        self._named = False
         self._seen = len(records.read_json_lines(folder / records.EPOCHS_FILE))  # a resumed run's are not told again
         self._over = threading.Event()
         self._bar = _bar() if sys.stderr.isatty() else None
@@ -49,14 +48,14 @@ class Follow:
             self._bar.stop()
 
     def _follow(self) -> None:
-        over = False
+        over = named = False
         while not over:
             over = self._over.wait(_POLL_S)
-            if not self._named and _changed_at(self._folder) != self._record_before:
-                self._named = (
-                    True  # once it has begun, for a run that is refused has no name; and before a kill can hide it
-                )
+            if not named and _changed_at(self._folder) != self._record_before:
+                named = True  # only now: a run that is refused has no name; and before a kill can hide it
                 self._print(f"run {self._folder.name} in {self._folder.parent}")
+                for note in records.TrialRecord.load(self._folder).notes:
+                    self._print(f"note: {note}")
             rows = records.read_json_lines(self._folder / records.EPOCHS_FILE)
             progress = records.Progress.load(self._folder)
             for row in rows[self._seen :]:
