@@ -32,9 +32,11 @@ def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
     printed = capsys.readouterr()
     assert end.value.code == code, printed.err
     assert printed.out == ""
-    assert printed.err.startswith("distseg: error: ")
-    assert printed.err.count("\n") == 1
-    return printed.err.removeprefix("distseg: error: ").strip()
+    *before, line = printed.err.splitlines()
+    assert line.startswith("distseg: error: ")
+    assert all(said.startswith("run ") for said in before[:1]), printed.err  # the name of a run that had begun
+    assert len(before) <= (1 if code == 1 else 0), printed.err
+    return line.removeprefix("distseg: error: ")
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ OVERRIDES = [  # 8 samples: 3 steps an epoch, and an augmentation level that is 
     "train.batch_global=3",
     "train.checkpoint_steps=1",
     "augment.policy=adaptive",
+    "augment.adaptive.start=0.3",
     "augment.adaptive.window_images=6",
     "augment.adaptive.target=0.98",
     "augment.adaptive.dead_band=0.0",

@@ -98,7 +98,7 @@ def test_a_run_of_its_own_ray_starts_without_a_clusters_helpers() -> None:
 
     helpers = {"DatasetsCallback", "PlacementGroupCleanerCallback"}
     stock, lean = (
-        {type(each).__name__ for each in kind(print, scaling_config=ScalingConfig(2))._create_default_callbacks()}
+        {type(each).__name__ for each in kind(print, scaling_config=ScalingConfig(num_workers=2))._create_default_callbacks()}
         for kind in (TorchTrainer, LeanTrainer)
     )
     assert stock - lean == helpers

@@ -292,12 +292,13 @@ multiplexer.Reload()
 runs = {run: [scalar.value for scalar in multiplexer.Scalars(run, "dice_mean_per_image")] for run in multiplexer.Runs()}
 analysis = ExperimentAnalysis(folder + "/ray", default_metric="score", default_mode="max")
 results = tune.Tuner.restore(folder + "/ray", trainable=train_trial).get_results()
-grid = {result.config["trial_id"]: result.metrics.get("score") for result in results if result.metrics}
+grid = {result.config["trial_id"]: result.metrics.get("score") for result in results if result.metrics and result.config}
 print(json.dumps({"runs": runs, "best": analysis.best_config["trial_id"], "grid": grid}))
 """
     folder = home / "studies/s"
     words = [sys.executable, "-c", code, str(folder)]
-    done = subprocess.run(words, check=True, capture_output=True, text=True)
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     trained = [row["trial_id"] for row in board["rows"] if row["rank"]]
     assert sorted(found["runs"]) == [f"trials/{trial}/tensorboard" for trial in sorted(trained)]
