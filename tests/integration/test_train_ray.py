@@ -47,7 +47,7 @@ def test_two_workers_finish_a_run(shards: Path, tmp_path: Path) -> None:
 def ray_session() -> Iterator[None]:
     from distseg.on_ray.session import session
 
-    with session(cpus=2):
+    with session(cpus=2, one_run=True):
         yield
 
 
@@ -66,7 +66,7 @@ def test_workers_errors_reach_the_caller_as_they_are(shards: Path, tmp_path: Pat
     from distseg.on_ray.train import fit
 
     def train(spec: RunSpec) -> TrialRecord:
-        return fit(spec, storage=tmp_path / "ray", workers=2, cpus_per_worker=1, gpus_per_worker=0)
+        return fit(spec, storage=tmp_path / "ray", workers=2, cpus_per_worker=1, gpus_per_worker=0, own_ray=True)
 
     spec = RunSpec(TINY, str(shards), tmp_path / "runs/a", trial_id="a")
     wrong: Any = with_overrides(TINY, {"augment.policy": "flop"})
@@ -98,7 +98,10 @@ def test_a_run_of_its_own_ray_starts_without_a_clusters_helpers() -> None:
 
     helpers = {"DatasetsCallback", "PlacementGroupCleanerCallback"}
     stock, lean = (
-        {type(each).__name__ for each in kind(print, scaling_config=ScalingConfig(num_workers=2))._create_default_callbacks()}
+        {
+            type(each).__name__
+            for each in kind(print, scaling_config=ScalingConfig(num_workers=2))._create_default_callbacks()
+        }
         for kind in (TorchTrainer, LeanTrainer)
     )
     assert stock - lean == helpers
