@@ -20,18 +20,20 @@ from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-from postgres import programs, serving
+# in place of this folder, where this very file would be taken for Python's own `queue`
+sys.path[0] = str(Path(__file__).resolve().parents[1] / "tests")
 
-from distseg.home import Home
-from distseg.queue.backend import MemoryBackend, Report, Status, Submission
-from distseg.queue.client import Queue
-from distseg.queue.database import Database, store_url
-from distseg.queue.dispatcher import Dispatcher
-from distseg.queue.lease import Lease
-from distseg.queue.models import JobSpec, Node, Timing
-from distseg.queue.retry import Outcome
-from distseg.queue.states import AttemptState, JobState
+from postgres import programs, serving  # noqa: E402
+
+from distseg.home import Home  # noqa: E402
+from distseg.queue.backend import MemoryBackend, Report, Status, Submission  # noqa: E402
+from distseg.queue.client import Queue  # noqa: E402
+from distseg.queue.database import Database, store_url  # noqa: E402
+from distseg.queue.dispatcher import Dispatcher  # noqa: E402
+from distseg.queue.lease import Lease  # noqa: E402
+from distseg.queue.models import JobSpec, Node, Timing  # noqa: E402
+from distseg.queue.retry import Outcome  # noqa: E402
+from distseg.queue.states import AttemptState, JobState  # noqa: E402
 
 DONE = Outcome(AttemptState.SUCCEEDED, "exit code 0", 0)
 NODES = tuple(Node(f"node{number:02d}", 64, 8) for number in range(50))
@@ -92,10 +94,9 @@ def stores() -> Iterator[list[Callable[[], Stores]]]:
             yield [sqlite, lambda: Stores("postgresql", server.empty(), Path(folder) / f"home{next(count)}")]
 
 
-def admissions(make: Callable[[], Stores], jobs: int) -> None:
+def admissions(store: Stores) -> None:
     """Runs all jobs through the dispatcher, checking at each step what the queue promises."""
-    store = make()
-    say("submissions_per_s", store.name, store.fill(jobs), "", jobs=jobs)
+    jobs = sum(store.queue.counts().values())
     backend = MemoryBackend(NODES)
     dispatcher = Dispatcher(store.queue.database, backend, store.home, "bench", timing=NO_WAITING)
     begun = time.perf_counter()
@@ -139,10 +140,8 @@ def check(dispatcher: Dispatcher) -> None:
     assert all(part <= 1 + 1e-6 and index < 8 for (_, index), part in gpus.items())
 
 
-def commands(make: Callable[[], Stores], jobs: int, rounds: int) -> None:
+def commands(store: Stores, jobs: int, rounds: int) -> None:
     """Wall time of whole commands; that of ``distseg --version`` beside it is Python's and the command line's own."""
-    store = make()
-    store.fill(jobs)
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     environment |= {"DISTSEG_HOME": str(store.home.root), "DISTSEG_QUEUE_URL": store.url}
     taken: dict[str, list[float]] = {}
@@ -218,10 +217,13 @@ def main() -> None:
     options = parser.parse_args()
     with stores() as makers:
         for make in makers:
-            if options.only in (None, "admissions"):
-                admissions(make, options.jobs)
+            if options.only in (None, "admissions", "commands"):
+                store = make()
+                say("submissions_per_s", store.name, store.fill(options.jobs), "", jobs=options.jobs)
             if options.only in (None, "commands"):
-                commands(make, options.jobs, options.rounds)
+                commands(store, options.jobs, options.rounds)
+            if options.only in (None, "admissions"):
+                admissions(store)
             if options.only in (None, "reuse"):
                 reuse(make, options.rounds)
             if options.only in (None, "idle"):

@@ -233,6 +233,17 @@ def test_a_stale_or_foreign_attempt_runs_nothing(bench: Bench, tmp_path: Path) -
     assert bench.finish(bench.start_process(job.id, -1)).startswith("usage: ")
 
 
+def test_a_home_that_this_node_does_not_see_is_named(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "distseg.queue.attempt", "j12345678", "1"],
+        env=os.environ | {"DISTSEG_HOME": str(tmp_path / "elsewhere")},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert "queue.sqlite: no store here; want DISTSEG_HOME on a folder that all nodes see\n" in done.stderr
+
+
 def test_a_store_out_of_reach_is_waited_for_then_the_command_is_stopped(bench: Bench) -> None:
     job, process = bench.launch("sh", "-c", FAMILY)
     group = group_of(bench, job)

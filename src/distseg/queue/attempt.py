@@ -229,7 +229,10 @@ def main(words: list[str]) -> int:
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     try:
         home = Home.from_environment()
-        database = _patiently(lambda: Database(store_url(home, os.environ.get("DISTSEG_QUEUE_URL")), STORE_S))
+        url = store_url(home, os.environ.get("DISTSEG_QUEUE_URL"))
+        if url.get_backend_name() == "sqlite" and not Path(str(url.database)).is_file():
+            raise StoreError(f"{url.database}: no store here; want DISTSEG_HOME on a folder that all nodes see")
+        database = _patiently(lambda: Database(url, STORE_S))
         return Runner(Lease(database, words[0], int(words[1])), home, guard).run()
     except DistsegError as error:
         print(f"attempt: {error}", file=sys.stderr)

@@ -43,7 +43,7 @@ class Queue:
 
     def submit(self, spec: JobSpec) -> Job:
         """Adds a job; QueueError, and nothing added, when a job that it is to follow is missing or has failed."""
-        owner = spec.owner or getpass.getuser()
+        owner = spec.owner or _user()
         folder = zip_folder(Path(spec.working_dir), self.home.queue / "working_dirs") if spec.working_dir else None
         with self.database.writing() as connection:
             parents = {self._find(connection, name).id: "end" for name in spec.after_any}
@@ -248,6 +248,14 @@ class Queue:
             raise QueueError(f"job '{ref}': no such id or name; 'distseg jobs list' shows those there are")
         some = ", ".join(job.id for job in found[-3:])
         raise QueueError(f"job '{ref}': {len(found)} jobs have this name; want an id, such as {some}")
+
+
+def _user() -> str:
+    """Who we are; in a container, perhaps only a number."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
 
 
 def output_of(queue: Queue, ref: str, follow: bool) -> Iterator[bytes]:
