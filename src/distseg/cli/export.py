@@ -31,13 +31,13 @@ def export(
     from distseg.home import Home
     from distseg.leaderboard.choose import trial_folder
 
-    for option, path, name in (
+    for option, path, example in (
         ("out", out, "model.ts"),
         ("onnx", onnx, "model.onnx"),
         ("program", program, "model.pt2"),
     ):
         if path is not None and path.is_dir():
-            raise InputError(f"--{option} {path}: is a folder; give the path of a file, such as {path / name}")
+            raise InputError(f"--{option} {path}: is a folder; give the path of a file, such as {path / example}")
     if onnx is not None:
         check_onnx_installed()
     folders = Home.from_environment(home)
