@@ -52,7 +52,7 @@ def class_colour(label: int) -> tuple[int, int, int]:
 
 
 def _write(picture: Pixels, text: str, left: int, top: int, colour: tuple[int, int, int]) -> None:
-    """Dark text on the class's colour, above (left, top) where there is room, else below it."""
+    """Text on the class's colour, above (left, top) where there is room, else below it."""
     height, width = picture.shape[:2]
     size = max(0.35, max(height, width) / 1600)
     thick = max(1, round(size * 1.6))
@@ -61,4 +61,6 @@ def _write(picture: Pixels, text: str, left: int, top: int, colour: tuple[int, i
     bottom = top if top >= high + below + 2 else min(height, top + high + below + 2)
     cv2.rectangle(picture, (left, bottom - high - below - 2), (left + wide + 4, bottom), colour, cv2.FILLED)
     at = (left + 2, bottom - below)
-    cv2.putText(picture, text, at, cv2.FONT_HERSHEY_SIMPLEX, size, (20, 20, 20), thick, cv2.LINE_AA)
+    brightness = 0.3 * colour[0] + 0.6 * colour[1] + 0.1 * colour[2]
+    ink = (20, 20, 20) if brightness > 120 else (255, 255, 255)
+    cv2.putText(picture, text, at, cv2.FONT_HERSHEY_SIMPLEX, size, ink, thick, cv2.LINE_AA)

@@ -1,6 +1,6 @@
 """The queue's speed: admissions, commands on a full store, reuse of a freed GPU, the cost of an idle dispatcher.
 
-    python benchmarks/queue.py [--jobs 10000] [--only admissions|commands|reuse|idle]
+    python benchmarks/job_queue.py [--jobs 10000] [--only admissions|commands|reuse|idle]
 
 Prints one JSON line a figure, with the bound that it is held to. The cluster is one in memory, so Ray's own time is
 not in it; the attempts' side of the store (two transactions a job) is. PostgreSQL is one that this script starts; where
