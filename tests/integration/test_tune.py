@@ -292,7 +292,7 @@ multiplexer.Reload()
 runs = {run: [scalar.value for scalar in multiplexer.Scalars(run, "dice_mean_per_image")] for run in multiplexer.Runs()}
 analysis = ExperimentAnalysis(folder + "/ray", default_metric="score", default_mode="max")
 results = tune.Tuner.restore(folder + "/ray", trainable=train_trial).get_results()
-grid = {result.config["trial_id"]: result.metrics.get("score") for result in results if result.metrics and result.config}
+grid = {each.config["trial_id"]: each.metrics.get("score") for each in results if each.metrics and each.config}
 print(json.dumps({"runs": runs, "best": analysis.best_config["trial_id"], "grid": grid}))
 """
     folder = home / "studies/s"
