@@ -73,7 +73,9 @@ def cells() -> list[tuple[str, str]]:
 def gate(folder: Path, step: str) -> None:
     """Waits here for as long as the step is held."""
     if (folder / f"{step}.hold").exists():
-        (folder / f"{step}.reached").write_text(str(os.getpid()))
+        aside = folder / f"{step}.aside"
+        aside.write_text(str(os.getpid()))
+        aside.rename(folder / f"{step}.reached")
         while (folder / f"{step}.hold").exists():
             time.sleep(0.02)
 
