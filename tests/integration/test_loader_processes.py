@@ -162,8 +162,10 @@ def test_an_adaptive_run_does_not_depend_on_how_far_loader_processes_read_ahead(
             "data.prefetch": 4,
             "data.input_size": [32, 32],
             "augment.policy": "adaptive",
+            "augment.adaptive.start": 0.5,
             "augment.adaptive.window_images": 6,
             "augment.adaptive.target": 0.98,
+            "augment.adaptive.dead_band": 0.0,
             "augment.adaptive.speed": 40.0,
         }
         spec = spec_of(tmp_path / str(workers), shards, changes)

@@ -110,6 +110,9 @@ def test_table_tells_what_it_rests_on() -> None:
     assert "did NOT see the same number" in text
     assert "- left out: trial 0007 (all, seed 2): RuntimeError: no" in text
     assert "Every training saw the same number" in markdown(table(FOUND))
+    assert "3 groups are few" in markdown(table(FOUND))
+    many = [repeat("none", 0, [50] * 8), repeat("flip", 0, [60] * 8)]
+    assert "groups are few" not in markdown(table(many))
 
 
 def test_nothing_completed_is_said() -> None:

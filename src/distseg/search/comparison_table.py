@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from distseg.search.comparison import Comparison, Row
 
+_GROUPS_FEW = 8  # a bootstrap of fewer has few different draws, and is too narrow
 _SPLIT = {"val": "Validation groups", "test": "Test groups"}
 
 
@@ -44,9 +45,11 @@ def _notes(comparison: Comparison) -> list[str]:
         "`train loss` are those of the end of training, on validation and training groups. Spread: standard deviation "
         "over seeds."
     ]
+    few = comparison.groups < _GROUPS_FEW
     if comparison.baseline is not None and comparison.groups > 1:
         notes.append(
             "Interval: the difference when whole groups are drawn anew, the same for both sides, averaged over seeds."
+            + (f" {comparison.groups} groups are few: it spans them, and is no promise for others." if few else "")
         )
     elif comparison.baseline is not None:
         notes.append("With a single group there is no interval over groups; look at the seeds.")
