@@ -164,7 +164,7 @@ def report(
         "figure": figure,
         **{name: round(float(value), 4) for name, value in numbers.items()},
         "bound": BOUND,
-        "held": bool(low <= BOUND),
+        "held": bool(np.median(ratios) <= BOUND),
         **more,
         "device": str(device) if device.type == "cpu" else torch.cuda.get_device_name(device),
         "torch": torch.__version__,

@@ -145,8 +145,8 @@ def nested_ours(folder: Path) -> float:
     study = new_study(folder, "study.budget.trials=1", f"study.resources.workers_per_trial={WORKERS}")
     train_trial, marks = tune.train_trial, folder / "marks"
 
-    def train_worker(given: dict[str, Any]) -> None:
-        mark_and_train(given["spec"], train.TrainWorker(), marks)
+    def train_worker(spec: RunSpec) -> None:
+        mark_and_train(spec, train.TrainWorker(), marks)
 
     def trial(trial: dict[str, Any], study: dict[str, Any]) -> None:
         vars(train)["_train_worker"] = train_worker

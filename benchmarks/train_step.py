@@ -167,7 +167,7 @@ def report(pairs: list[tuple[float, float]], device: torch.device, difference: f
         "figure": "train_step",
         **{name: round(float(value), 4) for name, value in numbers.items()},
         "bound": 1.02,
-        "held": bool(low <= 1.02),
+        "held": bool(np.median(ratios) <= 1.02),
         "weights_differ_by": difference,
         "device": str(device) if device.type == "cpu" else torch.cuda.get_device_name(device),
         "torch": torch.__version__,

@@ -1,8 +1,10 @@
 """The store on a real PostgreSQL that the tests start; what SQLite passes in tests/unit, and a restart underneath."""
 
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from postgres import Server, programs, serving
@@ -11,9 +13,11 @@ from test_queue_attempt import Bench, until
 
 from distseg.errors import StoreError
 from distseg.home import Home
+from distseg.queue import rows
 from distseg.queue.database import Database, store_url
+from distseg.queue.lease import Lease
 from distseg.queue.models import Timing
-from distseg.queue.states import JobState
+from distseg.queue.states import AttemptState, JobState
 
 pytestmark = pytest.mark.skipif(programs() is None, reason="no PostgreSQL programs (initdb) on this machine")
 
@@ -67,6 +71,29 @@ def test_a_job_outlives_a_restart_of_the_server(home: Home, tmp_path: Path) -> N
         bench.finish(process)
         assert (bench.state(job), process.returncode, ran.read_text()) == (JobState.SUCCEEDED, 0, "once\n")
         bench.database.close()
+
+
+def test_a_launch_is_noted_while_its_process_starts(home: Home, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = Stage(home, url)
+    (attempt,) = stage.claim(stage.submit())
+    lease = Lease(stage.database, attempt.job_id, attempt.number)
+    journal = rows.journal
+    waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+    held = "SELECT count(*) FROM pg_locks WHERE relation = 'attempts'::regclass AND mode = 'RowExclusiveLock'"
+
+    def journal_later(*given: Any) -> None:
+        if given[2] is AttemptState.LAUNCHED:  # the attempt is locked; the process has locked the job and wants it, too
+            until(lambda: stage.execute(waits) == [(1,)])
+        journal(*given)
+
+    monkeypatch.setattr(rows, "journal", journal_later)
+    noting = threading.Thread(target=stage.ledger.launched, args=(stage.leader, [attempt]))
+    noting.start()
+    until(lambda: stage.execute(held) != [(0,)])
+    _, started = lease.start("here")
+    noting.join()
+    assert (started.state, stage.attempt(stage.queue.job(attempt.job_id)).state) == (AttemptState.RUNNING,) * 2
+    stage.database.close()
 
 
 def test_no_password_in_messages(server: Server, home: Home) -> None:

@@ -435,6 +435,30 @@ def test_an_ensemble_and_tiles_on_the_command_line(red: Path, tmp_path: Path, mo
         assert (np.asarray(picture) == wanted).mean() > 0.999
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+def test_files_of_others_are_run_when_told_so(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save(tmp_path / "in/a.png", photo(1))
+    foreign, ours = tmp_path / "foreign.ts", exported(RedIsObject(), tmp_path / "ours.ts")
+    torch.jit.save(torch.jit.script(RedIsObject()), str(foreign))
+    commands = {
+        "predict": ("--out", tmp_path / "masks"),
+        "submission": ("--images", tmp_path / "in", "--out", tmp_path / "out.csv"),
+        "evaluate": ("--data", shards, "--json"),
+    }
+    for command, words in commands.items():
+        images = [tmp_path / "in/a.png"] if command == "predict" else []
+        assert run(monkeypatch, command, foreign, *images, *words) == 2
+        assert "holds no distseg.json; make it with 'distseg export', or say" in capsys.readouterr().err
+        assert run(monkeypatch, command, foreign, *images, *words, "--foreign") == 0
+    figures = json.loads(capsys.readouterr().out)["metrics"]
+    assert run(monkeypatch, "evaluate", ours, *commands["evaluate"]) == 2  # its classes have other names
+    assert figures["pixel_accuracy"] < 1
+    with Image.open(tmp_path / "masks/a.png") as picture:
+        np.testing.assert_array_equal(np.asarray(picture), photo(1)[..., 0] > 127)
+
+
 def test_several_models_on_the_command_line_of_a_submission(
     red: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

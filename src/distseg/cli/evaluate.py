@@ -23,6 +23,9 @@ def evaluate(
     device: Annotated[
         str | None, typer.Option(metavar="NAME", help="cpu, cuda, cuda:1; default: a GPU if any.")
     ] = None,
+    foreign: Annotated[
+        bool, typer.Option("--foreign", help="Also TorchScript files not made by 'distseg export'; they are code.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
     """Measure exported models on a split of the shards, at their stored size; several are one ensemble.
@@ -42,7 +45,7 @@ def evaluate(
 
     cache = ShardCache.of(Home.from_environment())
     shards = ShardFolder.open(data, cache)
-    recipe = Recipe(models=tuple(path.resolve() for path in models), tta=tta, device=device)
+    recipe = Recipe(models=tuple(path.resolve() for path in models), tta=tta, device=device, foreign=foreign)
     for path in seen_in_training(recipe, split):
         typer.echo(f"note: the training of {path.name} saw samples of '{split}'; its figure is too good", err=True)
     options: dict[str, Any] = {"cache": cache}

@@ -3,6 +3,7 @@
 The modules of the commands import torch and the rest only when a command runs, so that ``--help`` is quick.
 """
 
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -24,6 +25,8 @@ from distseg.errors import DistsegError
 
 INTERRUPTED = 130
 """The shell's exit code for Ctrl-C."""
+_OBJECTS_BETWEEN_COLLECTIONS = 20_000
+"""Python's default of 700 collects hundreds of times while modules load, and finds nothing: 15 ms of every command."""
 
 app = typer.Typer(
     name="distseg",
@@ -63,6 +66,7 @@ def main() -> None:
 
     0 done; 2 bad input or a wrong option, said in one line; 130 interrupted; 1 anything else.
     """
+    gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS)
     try:
         app(complete(sys.argv[1:]), prog_name="distseg")
     except DistsegError as error:
@@ -74,6 +78,8 @@ def main() -> None:
         raise
     finally:
         _flush()
+        if "torch" not in sys.modules:  # a quick command: without the last collections it ends 40 ms sooner
+            gc.freeze()
 
 
 def complete(words: Sequence[str]) -> list[str]:

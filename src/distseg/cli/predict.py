@@ -37,6 +37,9 @@ def predict(
     device: Annotated[
         str | None, typer.Option(metavar="NAME", help="cpu, cuda, cuda:1; default: a GPU if any.")
     ] = None,
+    foreign: Annotated[
+        bool, typer.Option("--foreign", help="Also TorchScript files not made by 'distseg export'; they are code.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
     """Write the mask of each image: black and white for one object, a palette of labels for several classes.
@@ -72,7 +75,7 @@ def predict(
         _predict_objects(model, jobs, out.resolve(), device, as_json)
         return
     models = tuple(path.resolve() for path in (model, *(ensemble or ())))
-    recipe = Recipe(models=models, tta=tta, tile=tile, device=device)
+    recipe = Recipe(models=models, tta=tta, tile=tile, device=device, foreign=foreign)
     segmenter = Segmenter.open(recipe)
     note_on_tiles(segmenter)
     finish = WritePictures(out.resolve(), len(segmenter.manifest.classes), overlay, probabilities)

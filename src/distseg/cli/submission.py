@@ -51,6 +51,9 @@ def submission(
     device: Annotated[
         str | None, typer.Option(metavar="NAME", help="cpu, cuda, cuda:1; default: a GPU if any.")
     ] = None,
+    foreign: Annotated[
+        bool, typer.Option("--foreign", help="Also TorchScript files not made by 'distseg export'; they are code.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
     """Write a Kaggle submission: one row of run lengths for each image, or for each of its classes.
@@ -72,7 +75,7 @@ def submission(
     if unreadable not in ("fail", "empty"):
         raise InputError(f"--unreadable {unreadable}: want fail or empty")
     paths = list_images(images.resolve())
-    recipe = Recipe(models=tuple(path.resolve() for path in models), tta=tta, tile=tile, device=device)
+    recipe = Recipe(models=tuple(path.resolve() for path in models), tta=tta, tile=tile, device=device, foreign=foreign)
     segmenter = Segmenter.open(recipe)
     note_on_tiles(segmenter)
     names = segmenter.manifest.classes

@@ -77,8 +77,7 @@ def load(path: Path, device: str = "cpu", *, foreign: bool = False) -> LoadedMod
     (B, H, W) and has ``probabilities``. A TorchScript file is code: these checks tell a damaged or unknown file, not a
     malicious one.
     """
-    if not path.is_file():
-        raise DataError(f"{path}: no such file; make it with 'distseg export STUDY --out {path.name}'")
+    _want_file(path)
     beside = digest_path(path)
     if beside.exists() and beside.read_text().split()[:1] != [_sha256(path)]:
         raise DataError(f"{path}: differs from the digest in {beside.name}; export it again or copy both files again")
@@ -99,7 +98,8 @@ def load(path: Path, device: str = "cpu", *, foreign: bool = False) -> LoadedMod
 
 
 def manifest_in(path: Path) -> ExportManifest | None:
-    """What the file says of itself; None when it says nothing. DataError when it is no TorchScript file."""
+    """What the file says of itself; None when it says nothing. DataError when it is missing or no TorchScript file."""
+    _want_file(path)
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
@@ -115,6 +115,11 @@ def manifest_in(path: Path) -> ExportManifest | None:
         return ExportManifest.model_validate_json(text)
     except ValidationError as error:
         raise DataError(f"{path}: its {MANIFEST_NAME} is not of this version; make it with 'distseg export'") from error
+
+
+def _want_file(path: Path) -> None:
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; make it with 'distseg export STUDY --out {path.name}'")
 
 
 def _manifest_of_foreign(path: Path, module: torch.jit.ScriptModule, device: str) -> ExportManifest:

@@ -16,7 +16,7 @@ from distseg.data.manifest import BadSample, ShardFolder
 from distseg.data.stream import Batch, EvalBatches, batch_loader, open_named_split
 from distseg.errors import InputError
 from distseg.export.build import restore_predictor
-from distseg.export.torchscript import load
+from distseg.export.torchscript import manifest_in
 from distseg.metrics import confusion
 from distseg.predict.instances import evaluate_instances, score_detector
 from distseg.predict.segmenter import Recipe, Segmenter
@@ -59,7 +59,9 @@ class Evaluator:
         self._segmenter = Segmenter.open(recipe)
         self._folder = ShardFolder.open(data, cache)
         manifest, known = self._segmenter.manifest, self._folder.manifest
-        if manifest.classes != known.classes:
+        # a foreign file does not name its classes: they are taken by number
+        alike = recipe.foreign and len(manifest.classes) == len(known.classes)
+        if manifest.classes != known.classes and not alike:
             raise InputError(
                 f"{recipe.models[0]}: has classes {', '.join(manifest.classes)}, {self._folder.root} has "
                 f"{', '.join(known.classes)}; evaluate on shards of the same classes"
@@ -175,7 +177,10 @@ def seen_in_training(recipe: Recipe, split: str) -> list[Path]:
     """Files whose training saw samples of this split: those of a fold, which spans train and val, and of ``train``."""
     found = []
     for path in recipe.models:
-        fold = load(path).manifest.config.get("data", {}).get("fold")
+        manifest = manifest_in(path)
+        if manifest is None:
+            continue  # a foreign file: nobody knows
+        fold = manifest.config.get("data", {}).get("fold")
         if split == "train" or (split == "val" and fold is not None):
             found.append(path)
     return found

@@ -26,6 +26,8 @@ class Recipe(Value):
     """Side in pixels of the tiles in which larger images are predicted; None: whole."""
     device: str | None = None
     """``cpu``, ``cuda``, ``cuda:1``; None: a GPU where there is one."""
+    foreign: bool = False
+    """Also take TorchScript files that carry no manifest of ours: they are trusted to be called as ours are."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Segmenter:
         device = torch.device(recipe.device or ("cuda" if torch.cuda.is_available() else "cpu"))
         if device.type == "cuda" and not torch.cuda.is_available():
             raise InputError(f"--device {recipe.device}: torch finds no GPU here; use cpu")
-        models = tuple(load(path, str(device)) for path in recipe.models)
+        models = tuple(load(path, str(device), foreign=recipe.foreign) for path in recipe.models)
         first = models[0].manifest
         for path, model in zip(recipe.models, models, strict=True):
             manifest = model.manifest

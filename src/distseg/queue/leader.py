@@ -75,7 +75,7 @@ class Ledger:
     def claim(self, leader: Leader, chosen: Iterable[tuple[str, tuple[Share, ...]]]) -> list[tuple[Job, Attempt]]:
         """A new attempt for each job that is still QUEUED, in one transaction; others are left out."""
         claimed = []
-        skip = " FOR UPDATE SKIP LOCKED" if self.database.dialect == "postgresql" else ""
+        skip = " FOR NO KEY UPDATE SKIP LOCKED" if self.database.dialect == "postgresql" else ""
         with self._as(leader) as (connection, now):
             for job_id, placement in chosen:
                 found = connection.execute(

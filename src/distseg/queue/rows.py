@@ -50,8 +50,8 @@ def attempts(connection: Connection, where: str, order: str = "number", **values
 
 def lock_job(connection: Connection, job_id: str) -> Job:
     """A job that nobody else changes until this transaction ends; QueueError when there is none."""
-    # SQLite's writer has the whole file to itself already
-    lock = " FOR UPDATE" if connection.dialect.name == "postgresql" else ""
+    # SQLite's writer has the whole file to itself already. NO KEY: an event's reference to a job does not wait for it
+    lock = " FOR NO KEY UPDATE" if connection.dialect.name == "postgresql" else ""
     row = connection.execute(text(f"SELECT * FROM jobs WHERE id = :id{lock}"), {"id": job_id}).mappings().one_or_none()
     if row is None:
         raise QueueError(f"job '{job_id}': no such job; 'distseg jobs list' shows those there are")
