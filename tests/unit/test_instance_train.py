@@ -28,7 +28,7 @@ from distseg.predict.evaluate import evaluate
 from distseg.predict.instances import coco_results
 from distseg.records import Status, read_json_lines
 from distseg.tasks.instance import InstanceTask
-from distseg.tasks.instance_predictor import LOSSES
+from distseg.tasks.instance_losses import LOSSES
 from distseg.train.loop import run
 from distseg.train.run_folder import RunSpec
 from distseg.train.state import TrainState
@@ -248,7 +248,7 @@ def test_a_file_that_finds_something_else_is_not_shipped(
             other.network.roi_heads.box_predictor.cls_score.bias.add_(torch.tensor([0.0, 0.0, 0.5, 0.0, 0.0]))
         return script(other)
 
-    monkeypatch.setattr("distseg.export.build.script_instances", spoilt)
+    monkeypatch.setattr(export_instances, "script_instances", spoilt)
     with pytest.raises(ParityError, match=r"exported model, .*: \d+ of \d+ objects are the model's own"):
         export(whole.folder, tmp_path / "model.ts")
     assert not (tmp_path / "model.ts").exists()

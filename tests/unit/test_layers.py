@@ -147,6 +147,7 @@ def test_a_blocked_library_is_noticed() -> None:
     [
         ("distseg", {"torch", "ray", "numpy", "pydantic"}),
         ("distseg.cli.main", {"torch", "ray", "numpy", "cv2", "pydantic", "sqlalchemy"}),
+        ("distseg.train.loop, distseg.export.build, distseg.predict.evaluate", {"torchvision", "timm", "sympy", "ray"}),
     ],
 )
 def test_imports_quickly(module: str, heavy: set[str]) -> None:

@@ -2,7 +2,7 @@
 
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -13,15 +13,16 @@ from distseg.data.manifest import Manifest, ShardFolder
 from distseg.data.stream import EvalBatches, batch_loader, open_split
 from distseg.errors import DataError, HomeError, InputError, ParityError
 from distseg.export import parity
-from distseg.export.instances import check_instances, photographs_of, score_instance_file, script_instances
 from distseg.export.portable import onnx_bytes, program_bytes, to_program
 from distseg.export.torchscript import load, save, to_torchscript
 from distseg.models.build import build_instance_model, build_model
 from distseg.records import ExportManifest, Parity, Score, TrialRecord
 from distseg.tasks.dense import channels_out
-from distseg.tasks.instance_predictor import InstancePredictor
 from distseg.tasks.predictor import Predictor
 from distseg.tasks.scoring import measure
+
+if TYPE_CHECKING:  # it takes torchvision, which takes four seconds; only detectors need it
+    from distseg.tasks.instance_predictor import InstancePredictor
 
 
 def export(
@@ -51,7 +52,7 @@ def export(
             f"{record.data_digest[:8]}; bring the old shards back, or train again"
         )
     predictor = restore_predictor(cfg, tree, shards.manifest)
-    if isinstance(predictor, InstancePredictor) and (onnx is not None or program is not None):
+    if not isinstance(predictor, Predictor) and (onnx is not None or program is not None):
         option = "--onnx" if onnx is not None else "--program"
         raise InputError(f"{option}: a Mask R-CNN is exported as TorchScript alone; drop it")
     mean, std, divisor = _input_of(predictor)
@@ -79,10 +80,10 @@ def export(
     )
     with tempfile.TemporaryDirectory(prefix="distseg-export-") as aside:
         draft = Path(aside) / "model.ts"
-        if isinstance(predictor, InstancePredictor):
-            module, agreement = _compiled_detector(predictor, manifest, draft, shards)
-        else:
+        if isinstance(predictor, Predictor):
             module, agreement = _compiled(predictor, manifest, draft)
+        else:
+            module, agreement = _compiled_detector(predictor, manifest, draft, shards)
         score = score_file(draft, shards, cfg.data.fold)
         measured = {"metrics": score.metrics, "samples": score.samples, "parity": agreement}
         manifest = manifest.model_copy(update=measured)
@@ -101,9 +102,11 @@ def export(
 
 
 def _compiled_detector(
-    predictor: InstancePredictor, manifest: ExportManifest, draft: Path, shards: ShardFolder
+    predictor: "InstancePredictor", manifest: ExportManifest, draft: Path, shards: ShardFolder
 ) -> tuple[torch.jit.ScriptModule, tuple[Parity, ...]]:
     """As `_compiled`, tried on the first validation photographs too."""
+    from distseg.export.instances import check_instances, photographs_of, script_instances
+
     module = script_instances(predictor)
     save(module, manifest, draft)
     photographs = photographs_of(shards, RunConfig.model_validate(manifest.config).data.fold)
@@ -151,9 +154,11 @@ def _all_outputs(module: torch.jit.ScriptModule) -> parity.Exported:
     return lambda images: parity.Output(module(images), module.probabilities(images), module.logits(images))
 
 
-def restore_predictor(cfg: RunConfig, tree: dict[str, Any], data: Manifest) -> Predictor | InstancePredictor:
+def restore_predictor(cfg: RunConfig, tree: dict[str, Any], data: Manifest) -> "Predictor | InstancePredictor":
     """The trained model of a checkpoint, in eval mode on the CPU."""
     if cfg.task == "instance":
+        from distseg.tasks.instance_predictor import InstancePredictor
+
         network = build_instance_model(cfg.model, len(data.classes), tree["network"]).network
         network.load_state_dict(tree["network"])
         return InstancePredictor(network, input_size=cfg.data.input_size or data.size).eval()
@@ -174,6 +179,8 @@ def score_file(path: Path, shards: ShardFolder, fold: int | None, batch: int = 1
     """Metrics of an exported file on the validation samples; DataError when one of them cannot be used."""
     module = load(path).module
     if shards.manifest.task == "instance":
+        from distseg.export.instances import score_instance_file
+
         return score_instance_file(module, shards, fold)
     reader = open_split(shards, training=False, fold=fold)
     batches = EvalBatches(reader, batch=batch, rank=0, world_size=1)
@@ -186,7 +193,7 @@ def score_file(path: Path, shards: ShardFolder, fold: int | None, batch: int = 1
 
 
 def _input_of(
-    predictor: Predictor | InstancePredictor,
+    predictor: "Predictor | InstancePredictor",
 ) -> tuple[tuple[float, float, float], tuple[float, float, float], int]:
     """Mean and deviation of the pixels 0..1 that the network wants, and what it wants sides to be multiples of."""
     if isinstance(predictor, Predictor):

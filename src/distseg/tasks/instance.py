@@ -13,7 +13,8 @@ from distseg.data.stream import InstanceBatch, InstanceTrainBatch
 from distseg.models.build import BuiltModel, build_instance_model
 from distseg.records import Score
 from distseg.tasks.exchange import Losses, Ranks
-from distseg.tasks.instance_predictor import LOSSES, InstancePredictor, torchvision_target
+from distseg.tasks.instance_losses import LOSSES, torchvision_target
+from distseg.tasks.instance_predictor import InstancePredictor
 from distseg.tasks.instance_scoring import image_losses, measure_instances, metric_names
 from distseg.tasks.scoring import Each
 

@@ -11,10 +11,6 @@ from torchvision.models.detection.roi_heads import expand_boxes, expand_masks, p
 from torchvision.models.detection.transform import resize_boxes
 
 from distseg.data.sizes import fitted
-from distseg.data.targets import Targets
-
-LOSSES = ("loss_classifier", "loss_box_reg", "loss_mask", "loss_objectness", "loss_rpn_box_reg")
-"""torchvision's names: class and box of a proposal, its mask, and the two by which proposals are learnt."""
 
 
 class InstancePredictor(nn.Module):
@@ -101,12 +97,3 @@ def pasted(masks: torch.Tensor, boxes: torch.Tensor, height: int, width: int) ->
     for number in range(masks.shape[0]):
         whole[number] = (paste_mask_in_image(padded[number][0], corners[number], height, width) > 0.5).to(torch.uint8)
     return whole
-
-
-def torchvision_target(targets: Targets, device: torch.device) -> dict[str, torch.Tensor]:
-    """Targets as torchvision's detectors take them: label 0 is nothing at all."""
-    return {
-        "boxes": targets.boxes.to(device, non_blocking=True),
-        "labels": targets.labels.to(device, non_blocking=True) + 1,
-        "masks": targets.masks.to(device, non_blocking=True),
-    }

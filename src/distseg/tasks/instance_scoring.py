@@ -32,7 +32,7 @@ from distseg.tasks.average_precision import (
     average_precision,
     match,
 )
-from distseg.tasks.instance_predictor import LOSSES, torchvision_target
+from distseg.tasks.instance_losses import LOSSES, torchvision_target
 
 _INTERVAL = (2.5, 97.5)  # percentiles: 95 %
 _INTERVALS_MAX = 2_000_000  # groups x detections: about a second

@@ -14,7 +14,6 @@ from distseg.records import Score
 from distseg.tasks.check import check_task
 from distseg.tasks.dense import DenseTask
 from distseg.tasks.exchange import Losses, Ranks
-from distseg.tasks.instance import InstanceTask
 from distseg.tasks.scoring import Each
 
 
@@ -63,4 +62,8 @@ class Task(Protocol):
 def task_of(cfg: RunConfig, manifest: Manifest) -> Task:
     """The task of a config; ConfigError when the data are of another."""
     check_task(cfg.task, manifest)
-    return InstanceTask(manifest) if cfg.task == "instance" else DenseTask(cfg, manifest)
+    if cfg.task != "instance":
+        return DenseTask(cfg, manifest)
+    from distseg.tasks.instance import InstanceTask  # here: it takes torchvision, which takes four seconds
+
+    return InstanceTask(manifest)

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterable
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -11,13 +11,14 @@ from distseg import atomic
 from distseg.data.manifest import Manifest
 from distseg.records import PANELS_FOLDER, PROGRESS_FILE, Progress
 from distseg.tasks.drawing import write_png
-from distseg.tasks.instance_predictor import InstancePredictor
 from distseg.tasks.predictor import Predictor
-from distseg.train.instance_panels import instance_panel
 from distseg.train.panels import panel
 from distseg.train.run_folder import RunSpec
 from distseg.train.state import TrainState
 from distseg.train.telemetry import GpuMeter
+
+if TYPE_CHECKING:
+    from distseg.tasks.instance_predictor import InstancePredictor
 
 _EVERY_S = 1.0
 
@@ -61,7 +62,7 @@ class Watch:
     def epoch(
         self,
         state: TrainState,
-        predictor: Predictor | InstancePredictor,
+        predictor: "Predictor | InstancePredictor",
         validation: Iterable[Any],
         manifest: Manifest,
         device: torch.device,
@@ -86,10 +87,12 @@ class Watch:
                 self._board.add_scalar("augment_signal_by_step", signal, step)
         if self._panel_due(state, row["epoch"]):
             predictor.eval()
-            if isinstance(predictor, InstancePredictor):
-                picture = instance_panel(predictor, validation, manifest.classes, device)
-            else:
+            if isinstance(predictor, Predictor):
                 picture = panel(predictor, validation, manifest.ignore_label, device)
+            else:
+                from distseg.train.instance_panels import instance_panel  # here, as the task's own modules
+
+                picture = instance_panel(predictor, validation, manifest.classes, device)
             state.network.train()
             if picture is not None:
                 write_png(picture, self._spec.folder / PANELS_FOLDER / f"epoch-{row['epoch']:04d}.png")
