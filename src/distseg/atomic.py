@@ -14,8 +14,10 @@ _ASIDE = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
+def replacing(path: Path, *, wait: bool = True) -> Iterator[BinaryIO]:
     """Opens a file aside for writing; on a clean exit it is flushed to disk and takes the name ``path``.
+
+    Without ``wait`` the disk may get it later: safe where this process is killed, not where the machine dies.
 
     On an exception (a full disk included) the file aside is removed and an older ``path`` stays as it was. What a
     killed writer leaves aside, ``remove_leftovers`` finds.
@@ -28,16 +30,17 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
                 fcntl.flock(file, fcntl.LOCK_EX)
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            if wait:
+                os.fsync(file.fileno())
             os.replace(aside, path)  # held until it has its name
     except BaseException:
         aside.unlink(missing_ok=True)
         raise
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes UTF-8 text atomically."""
-    with replacing(path) as file:
+def write_text(path: Path, text: str, *, wait: bool = True) -> None:
+    """Writes UTF-8 text atomically; ``wait`` as in ``replacing``."""
+    with replacing(path, wait=wait) as file:
         file.write(text.encode())
 
 

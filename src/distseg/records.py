@@ -158,10 +158,10 @@ class TrialRecord(Value):
     notes: tuple[str, ...] = ()
     """What a person should know of how it started, a line each: weights that were left out."""
 
-    def save(self, folder: Path) -> None:
-        """Writes ``folder/record.json`` atomically."""
+    def save(self, folder: Path, *, wait: bool = True) -> None:
+        """Writes ``folder/record.json`` atomically; without ``wait``, not waiting until it is on disk."""
         with _held(folder):
-            self._write(folder)
+            self._write(folder, wait)
 
     def save_unless_ended(self, folder: Path) -> bool:
         """Writes over a record that is not finished; False, and nothing written, where somebody has ended it."""
@@ -171,8 +171,8 @@ class TrialRecord(Value):
             self._write(folder)
             return True
 
-    def _write(self, folder: Path) -> None:
-        atomic.write_text(folder / RECORD_FILE, self.model_dump_json(indent=1) + "\n")
+    def _write(self, folder: Path, wait: bool = True) -> None:
+        atomic.write_text(folder / RECORD_FILE, self.model_dump_json(indent=1) + "\n", wait=wait)
 
     @classmethod
     def load(cls, folder: Path) -> "TrialRecord":

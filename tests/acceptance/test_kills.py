@@ -25,11 +25,11 @@ pytestmark = [
     pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="two workers take two CPUs"),
 ]
 
-EPOCHS, STEPS = 16, 3  # 8 samples in batches of 3
+EPOCHS, STEPS = 24, 3  # 8 samples in batches of 3
 OVERRIDES = [f"train.epochs={EPOCHS}", "model.width=2", "train.batch_global=3", "train.checkpoint_steps=1"]
 _chance = random.Random(2024)
 KILLS = [
-    (victim, _chance.randrange(1, STEPS * EPOCHS - 8))
+    (victim, _chance.randrange(1, STEPS * EPOCHS // 2))  # so that it does not end before it is killed
     for victim in ("worker", "driver", "node", "worker", "driver", "node", "worker", "driver", "node", "worker")
 ]
 
@@ -106,7 +106,7 @@ def test_killed_and_resumed_equals_left_alone(
         kill(driver)
     folder = only_run(tmp_path)
     killed = TrialRecord.load(folder)
-    assert killed.status in (Status.RUNNING, Status.FAILED)
+    assert killed.status is (Status.RUNNING if victim == "driver" else Status.INTERRUPTED)
     reached = last_checkpoint(folder)["step"]
     assert step <= reached < STEPS * EPOCHS
 

@@ -1,7 +1,6 @@
 """What happened in a study, in order: ``events.jsonl``, appended to and never rewritten."""
 
 import json
-import os
 import time
 from collections import Counter
 from dataclasses import dataclass, field, replace
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from distseg.records import read_json_lines
+from distseg.search.to_disk import ToDisk
 
 EVENTS_FILE = "events.jsonl"
 
@@ -40,6 +40,7 @@ class EventLog:
     def __init__(self, folder: Path) -> None:
         self._path = folder / EVENTS_FILE
         self._opened = time.monotonic()
+        self.disk = ToDisk()
         self.events: list[Event] = []
         self.asked: dict[str, dict[str, Any]] = {}
         """Overrides of every trial asked for, in order."""
@@ -59,13 +60,12 @@ class EventLog:
         return self._before + time.monotonic() - self._opened
 
     def append(self, event: Event) -> None:
-        """Adds an event and makes sure that it is on disk."""
+        """Adds an event, which then outlives this process and is soon on disk."""
         event = replace(event, seconds=round(self.seconds, 3))
         row = {name: value for name, value in event.__dict__.items() if value is not None}
         with open(self._path, "a") as file:
             file.write(json.dumps(row) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        self.disk.soon(self._path)
         self._take_in(event)
 
     def _take_in(self, event: Event) -> None:

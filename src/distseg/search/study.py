@@ -16,6 +16,7 @@ from distseg.config import RunConfig, SearchConfig
 from distseg.errors import ConfigError, HomeError
 from distseg.records import (
     CONFIG_FILE,
+    RECORD_FILE,
     STUDY_FILE,
     TRIALS_FOLDER,
     Status,
@@ -100,7 +101,8 @@ class Study:
         self.log = EventLog(self.folder)  # as it is now that nobody else writes it
 
     def end(self) -> None:
-        """Lets others go on with the study."""
+        """Lets others go on with the study, all of which is on disk."""
+        self.log.disk.close()
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -147,7 +149,8 @@ class Study:
             data_digest=self.info.data_digest,
             split_digest=self.info.split_digest,
             created_at=now(),
-        ).save(self.trial_folder(trial_id))
+        ).save(self.trial_folder(trial_id), wait=False)
+        self.log.disk.soon(self.trial_folder(trial_id) / RECORD_FILE)
         self.log.append(Event("ask", trial_id, overrides=overrides))  # last: whoever finds the event finds a record
         return status is Status.PENDING
 
