@@ -178,7 +178,7 @@ def test_whoever_finds_the_event_finds_a_record(study: Study, monkeypatch: pytes
     class Killed(BaseException):
         pass
 
-    def killed(self: TrialRecord, folder: Path) -> None:
+    def killed(self: TrialRecord, folder: Path, *, wait: bool) -> None:
         raise Killed
 
     monkeypatch.setattr(TrialRecord, "save", killed)
