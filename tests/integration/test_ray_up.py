@@ -1,4 +1,4 @@
-"""The files for ``ray up``: Ray's own schema, what every one of them must hold, and EC2 as moto simulates it."""
+"""The files for ``ray up``: Ray's own schema, and what every one of them must hold."""
 
 from pathlib import Path
 from typing import Any
@@ -63,34 +63,3 @@ def test_workers_are_spot_and_the_head_is_not(name: str, market: str) -> None:
         assert "spot" in str(worker["node_config"][market]).lower()
         assert worker["min_workers"] > 0  # a study is refused what no node of the cluster holds
     assert config["idle_timeout_minutes"] > 0
-
-
-@pytest.mark.filterwarnings("default")  # those of boto3 and of Ray's provider
-def test_ec2_takes_every_node_type(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ray's own AWS provider configures the cluster and starts each type, against EC2 and IAM in moto."""
-    moto = pytest.importorskip("moto", reason="moto is in the dev extra")
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "testing")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    (tmp_path / ".ssh").mkdir()
-    with moto.mock_aws():
-        import boto3
-        from ray.autoscaler._private.aws.config import bootstrap_aws
-        from ray.autoscaler._private.aws.node_provider import AWSNodeProvider
-        from ray.autoscaler.tags import TAG_RAY_NODE_KIND, TAG_RAY_USER_NODE_TYPE
-
-        ec2 = boto3.client("ec2", region_name="us-west-2")
-        image = ec2.describe_images(Owners=["amazon"])["Images"][0]["ImageId"]
-        config = AWSNodeProvider.fillout_available_node_types_resources(prepare("aws"))
-        assert config["available_node_types"]["gpu_spot"]["resources"]["GPU"] == 1
-        for node_type in config["available_node_types"].values():
-            node_type["node_config"]["ImageId"] = image
-        config = bootstrap_aws(config)
-        provider = AWSNodeProvider(config["provider"], config["cluster_name"])
-        for name, node_type in config["available_node_types"].items():
-            kind = "head" if name == config["head_node_type"] else "worker"
-            tags = {TAG_RAY_NODE_KIND: kind, TAG_RAY_USER_NODE_TYPE: name}
-            provider.create_node(node_type["node_config"], tags, 1)
-        found = [node for group in ec2.describe_instances()["Reservations"] for node in group["Instances"]]
-        kinds = {node["InstanceType"]: node.get("InstanceLifecycle") for node in found}
-        assert kinds == {"m7i.xlarge": None, "g6.2xlarge": "spot"}

@@ -1,4 +1,4 @@
-"""``cluster/node.sh`` and ``docker/entrypoint.sh`` with programs in place of ``ray`` and ``distseg`` that note their call."""
+"""``cluster/node.sh`` and ``docker/entrypoint.sh``, with a ``ray`` and a ``distseg`` that note how they are called."""
 
 import os
 import subprocess
