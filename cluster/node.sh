@@ -18,9 +18,6 @@ role=${1:-}
 token=${RAY_AUTH_TOKEN_PATH:-$HOME/.ray/auth_token}
 [[ -s $token ]] || fail "$token: no token there; make one with 'ray get-auth-token --generate', and copy it to each node"
 export RAY_AUTH_TOKEN_PATH=$token RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0
-# A driver's environment does not reach its trials: what speeds up Train is set where Ray starts.
-export RAY_TRAIN_ENABLE_PREEMPTION_WATCHER=0 RAY_TRAIN_HEALTH_CHECK_INTERVAL_S=0.2 RAY_TRAIN_METRICS_ENABLED=0
-export NO_ALBUMENTATIONS_UPDATE=1
 unset RAY_AUTH_TOKEN OMP_NUM_THREADS
 
 # Jobs run `python` and `distseg` from the path of the node that they start on.

@@ -40,8 +40,6 @@ mkdir -p "$DISTSEG_HOME/slurm"
 (umask 077 && mkdir -p "$own" && head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \n' >"$own/auth_token")
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$own/auth_token RAY_USAGE_STATS_ENABLED=0
 export SRUN_CPUS_PER_TASK=$cpus # a step does not inherit it
-# A driver's environment does not reach its trials: what speeds up Train is set where Ray starts.
-export RAY_TRAIN_ENABLE_PREEMPTION_WATCHER=0 RAY_TRAIN_HEALTH_CHECK_INTERVAL_S=0.2 RAY_TRAIN_METRICS_ENABLED=0
 unset RAY_AUTH_TOKEN RAY_ADDRESS OMP_NUM_THREADS
 
 steps=()
@@ -117,7 +115,10 @@ end_command() {
     signalled=$1
     kill_at=$((SECONDS + grace_s))
     echo "slurm.sh: SIG$1: ending the command, which has $grace_s s for a last checkpoint" >&2
-    [[ -n $command_pid ]] || exit 1
+    if [[ -z $command_pid ]]; then # nodes are starting still
+        [[ $1 != USR1 ]] || scontrol requeue "$SLURM_JOB_ID"
+        exit 1
+    fi
     kill -TERM -- "-$command_pid" 2>/dev/null || true
 }
 

@@ -78,11 +78,14 @@ def test_head_worker_and_dispatcher_run_a_queued_job(database: tuple[Server, str
     (tmp_path / "token").write_text(secrets.token_hex(32))
     (tmp_path / "password").write_text(password)
     (tmp_path / "user").mkdir()
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "distseg").write_text(f'#!/bin/sh\nexec {sys.executable} -m distseg.cli.main "$@"\n')
+    (tmp_path / "bin" / "distseg").chmod(0o755)
     temp = Path(f"/tmp/ray-{secrets.token_hex(4)}")
     queue_url = f"postgresql://distseg@/distseg?host={server.folder}"
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PATH": f"{tmp_path / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}",
         "HOME": str(tmp_path / "user"),
         "DISTSEG_HOME": str(tmp_path / "home"),
         "RAY_AUTH_TOKEN_PATH": str(tmp_path / "token"),
