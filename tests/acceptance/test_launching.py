@@ -15,8 +15,11 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from commands import CONFIGS, DISTSEG
 from postgres import Server, programs, serving
 from slurm import SCRIPT, FakeSlurm
+
+from distseg.records import Status, TrialRecord
 
 pytestmark = pytest.mark.ray
 
@@ -55,6 +58,45 @@ def test_slurm_runs_a_command_on_a_ray_of_two_nodes(tmp_path: Path) -> None:
     assert processes_with(str(slurm.temp)) == []
     assert not slurm.temp.exists()
     assert not slurm.token.exists()
+
+
+def test_a_study_goes_on_when_slurm_starts_its_job_again(shards: Path, tmp_path: Path) -> None:
+    slurm = FakeSlurm.allocate(tmp_path)
+    programs_first = f"{tmp_path / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = slurm.environment | {"PATH": programs_first, "SLURM_CPUS_PER_TASK": "1"}
+    trials = tmp_path / "home" / "studies" / "s" / "trials"
+    size = ["train.batch_global=4", "model.width=2", "train.epochs=12", "study.search.scheduler=none", "--trials", "4"]
+    command = [str(SCRIPT), *DISTSEG, "tune", str(CONFIGS / "search/smoke.yaml"), *size]
+    command += ["--data", str(shards), "--study", "s"]
+
+    first = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 400
+    while not (done := finished(trials)):
+        assert first.poll() is None, first.communicate()[1]
+        assert time.monotonic() < deadline, "no trial has ended"
+        time.sleep(0.05)
+    first.send_signal(signal.SIGUSR1)
+    said = first.communicate(timeout=200)[1]
+    assert first.returncode != 0
+    assert f"scontrol requeue {slurm.job_id}" in slurm.calls(), said
+    assert processes_with(str(slurm.temp)) == []
+    before = {name: (trials / name / "record.json").read_bytes() for name in done}
+    assert len(finished(trials)) < 4, "the study was over before its job was stopped"
+
+    second = subprocess.run(
+        command, env=environment | {"SLURM_RESTART_COUNT": "1"}, capture_output=True, text=True, timeout=600
+    )
+    assert second.returncode == 0, second.stderr
+    assert finished(trials) == ["0000", "0001", "0002", "0003"]
+    for name, record in before.items():
+        assert (trials / name / "record.json").read_bytes() == record  # not run again
+    assert processes_with(str(slurm.temp)) == []
+
+
+def finished(trials: Path) -> list[str]:
+    """Names of the trials that are over, by their records."""
+    records = {path.parent.name: TrialRecord.load(path.parent) for path in trials.glob("*/record.json")}
+    return sorted(name for name, record in records.items() if record.status is Status.COMPLETED)
 
 
 @pytest.fixture
