@@ -80,7 +80,7 @@ until_true() {
             echo "slurm.sh: not all of $nodes nodes started within $start_s s; logs: $own" >&2
             exit 1
         fi
-        sleep 1
+        sleep 0.5
     done
 }
 
