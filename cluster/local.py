@@ -79,6 +79,10 @@ def start(nodes: int = 1, cpus: int | None = None, gpus: int | None = None) -> L
     ``cpus`` and ``gpus``: what each node declares (None: what this machine has). RuntimeError with Ray's words when it
     cannot.
     """
+    if not (_programs() / "ray").is_file():
+        raise RuntimeError(
+            f"{_programs()}: no 'ray' beside this Python; use that of the environment that holds distseg"
+        )
     folder = _new_folder()
     port, dashboard, client = _free_ports(3)
     token = _token_path(folder)
