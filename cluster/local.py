@@ -1,4 +1,4 @@
-"""One Ray on this machine, beside any other Ray: own ports, own folder, own token.
+"""One Ray on this machine, beside any other Ray: own ports, own folder, own token; one node or several.
 
 ::
 
@@ -6,11 +6,14 @@
     ray job submit --working-dir . -- python jobs/tune_carvana.py ...
     python cluster/local.py stop "$DISTSEG_LOCAL_RAY_DIR"
 
+    python cluster/local.py start --nodes 3 --cpus 2 --gpus 4    # each node declares these, whatever the machine has
+
 ``ray stop`` would end every Ray of the machine. Here each process of one Ray inherits a mark in its environment, and
 ``stop`` ends those that carry it.
 """
 
 import argparse
+import json
 import os
 import secrets
 import shutil
@@ -28,6 +31,7 @@ from pathlib import Path
 MARK = "DISTSEG_LOCAL_RAY_MARK"
 FOLDER_CHARACTERS_MAX = 38
 """Ray adds up to 69 characters for the path of a socket, which Linux limits to 107."""
+PORTS = "ports.json"
 GRACE_S = 5.0
 """From SIGTERM to SIGKILL."""
 
@@ -53,6 +57,11 @@ class LocalRay:
     port: int
     dashboard_port: int
 
+    @classmethod
+    def of(cls, folder: Path) -> "LocalRay":
+        """The one that ``start`` left in ``folder``; OSError when there is none."""
+        return cls(folder, **json.loads((folder / PORTS).read_text()))
+
     @property
     def environment(self) -> dict[str, str]:
         """What a process needs in order to use this Ray, by ``ray job submit`` as well as by ``ray.init``."""
@@ -64,11 +73,18 @@ class LocalRay:
         }
 
 
-def start() -> LocalRay:
-    """Starts a head with its dashboard, both answering on return; RuntimeError with Ray's words when it cannot."""
+def start(nodes: int = 1, cpus: int | None = None, gpus: int | None = None) -> LocalRay:
+    """Starts a head with its dashboard, and ``nodes - 1`` further nodes; all answer on return.
+
+    ``cpus`` and ``gpus``: what each node declares (None: what this machine has). RuntimeError with Ray's words when it
+    cannot.
+    """
+    if not (_programs() / "ray").is_file():
+        raise RuntimeError(
+            f"{_programs()}: no 'ray' beside this Python; use that of the environment that holds distseg"
+        )
     folder = _new_folder()
-    ports = _free_ports(7)
-    port, dashboard, client, agent, agent_grpc, runtime_env, metrics = ports
+    port, dashboard, client = _free_ports(3)
     token = _token_path(folder)
     token.touch(mode=0o600)
     token.write_text(secrets.token_hex(32))
@@ -77,28 +93,54 @@ def start() -> LocalRay:
     environment |= SETTINGS | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), MARK: str(folder)}
     # Jobs run `python` from the path of the cluster that runs them.
     environment["PATH"] = f"{_programs()}{os.pathsep}{environment.get('PATH', os.defpath)}"
-    command = [
-        *(str(_programs() / "ray"), "start", "--head", f"--temp-dir={folder}/ray"),
-        *(f"--port={port}", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"),
-        *(f"--ray-client-server-port={client}", f"--dashboard-agent-listen-port={agent}"),
-        *(f"--dashboard-agent-grpc-port={agent_grpc}", f"--runtime-env-agent-port={runtime_env}"),
-        *(f"--metrics-export-port={metrics}", "--min-worker-port=0", "--max-worker-port=0", "--log-color=false"),
+    (folder / PORTS).write_text(json.dumps({"port": port, "dashboard_port": dashboard}))
+    size = [f"--num-{name}={count}" for name, count in (("cpus", cpus), ("gpus", gpus)) if count is not None]
+    head = [
+        *("--head", f"--temp-dir={folder}/ray", f"--port={port}", f"--ray-client-server-port={client}"),
+        *("--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"),
     ]
     try:
-        done = subprocess.run(
-            command,
-            env=environment,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C is for whoever started it, who then stops it
-        )
-        if done.returncode:
-            raise RuntimeError(f"Ray did not start:\n{done.stdout}")
+        _ray_start([*head, *size], environment)
+        for _ in range(nodes - 1):
+            _ray_start([f"--address=127.0.0.1:{port}", *size], environment)
     except BaseException:
         stop(folder)
         raise
     return LocalRay(folder, port, dashboard)
+
+
+def _ray_start(options: list[str], environment: dict[str, str]) -> None:
+    agent, agent_grpc, runtime_env, metrics = _free_ports(4)
+    own = [
+        *(f"--dashboard-agent-listen-port={agent}", f"--dashboard-agent-grpc-port={agent_grpc}"),
+        *(f"--runtime-env-agent-port={runtime_env}", f"--metrics-export-port={metrics}"),
+        *("--min-worker-port=0", "--max-worker-port=0", "--log-color=false"),
+    ]
+    done = subprocess.run(
+        [str(_programs() / "ray"), "start", *options, *own],
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,  # Ctrl-C is for whoever started it, who then stops it
+    )
+    if done.returncode:
+        raise RuntimeError(f"Ray did not start:\n{done.stdout}")
+
+
+def status(folder: Path) -> list[str]:
+    """A line a node: its id, whether it is the head, and what it declares. Whatever Ray raises when it is gone."""
+    ray = LocalRay.of(folder)
+    os.environ |= ray.environment
+    from ray.util.state import list_nodes
+
+    nodes = list_nodes(address=ray.environment["RAY_API_SERVER_ADDRESS"], detail=True, raise_on_missing_output=False)
+    lines = []
+    for node in sorted(nodes, key=lambda node: not node.is_head_node):
+        total = {name: node.resources_total.get(name, 0.0) for name in ("CPU", "GPU")}
+        size = ", ".join(f"{count:g} {name}" for name, count in total.items())
+        lines.append(f"{node.node_id[:12]}  {node.state:5}  {'head' if node.is_head_node else 'node'}  {size}")
+    return lines
 
 
 def stop(folder: Path) -> None:
@@ -118,9 +160,9 @@ def stop(folder: Path) -> None:
 
 
 @contextmanager
-def running() -> Iterator[LocalRay]:
-    """A local Ray for the length of a ``with`` block, stopped however the block ends."""
-    ray = start()
+def running(nodes: int = 1, cpus: int | None = None, gpus: int | None = None) -> Iterator[LocalRay]:
+    """``start`` for the length of a ``with`` block, stopped however the block ends."""
+    ray = start(nodes, cpus, gpus)
     try:
         yield ray
     finally:
@@ -173,16 +215,30 @@ def _token_path(folder: Path) -> Path:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Start or stop one Ray on this machine, beside any other.")
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("start", help="start a head; prints the lines to export")
-    commands.add_parser("stop", help="stop the Ray of that folder, and no other").add_argument("folder", type=Path)
+    starting = commands.add_parser("start", help="start a Ray; prints the lines to export")
+    starting.add_argument("--nodes", type=int, default=1, metavar="N", help="simulated nodes (default: 1)")
+    starting.add_argument("--cpus", type=int, metavar="C", help="CPUs of each node (default: the machine's)")
+    starting.add_argument("--gpus", type=int, metavar="G", help="GPUs of each node (default: the machine's)")
+    for name, meaning in (
+        ("status", "list the nodes of the Ray of that folder"),
+        ("stop", "stop the Ray of that folder, and no other"),
+    ):
+        commands.add_parser(name, help=meaning).add_argument("folder", type=Path)
     arguments = parser.parse_args()
-    if arguments.command == "stop":
-        if not _token_path(arguments.folder).is_file():
+    if arguments.command != "start":
+        if not (arguments.folder / PORTS).is_file():
             parser.error(f"{arguments.folder}: not the folder of a local Ray; want what 'start' printed")
-        stop(arguments.folder)
+        if arguments.command == "stop":
+            stop(arguments.folder)
+        else:
+            print("\n".join(status(arguments.folder)))
         return
+    for name, least in (("nodes", 1), ("cpus", 0), ("gpus", 0)):
+        count = getattr(arguments, name)
+        if count is not None and count < least:
+            parser.error(f"--{name}: got {count}, want at least {least}")
     try:
-        ray = start()
+        ray = start(arguments.nodes, arguments.cpus, arguments.gpus)
     except RuntimeError as error:
         sys.exit(str(error))
     for name, value in (ray.environment | {"DISTSEG_LOCAL_RAY_DIR": str(ray.folder)}).items():

@@ -71,3 +71,32 @@ def test_stop_ends_its_own_ray_only() -> None:
         assert processes_of(first) == []
         assert not Path(first["DISTSEG_LOCAL_RAY_DIR"]).exists()
         assert submit(second, "echo", "still here").returncode == 0
+
+
+@pytest.mark.ray
+def test_simulated_nodes_declare_what_they_are_told(tmp_path: Path) -> None:
+    exports = tmp_path / "local-ray.sh"
+
+    def local(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [str(REPOSITORY / "cluster/local.sh"), *words],
+            env={**os.environ, "DISTSEG_LOCAL_RAY": str(exports)},
+            capture_output=True,
+            text=True,
+        )
+
+    assert local("status").returncode == 2
+    started = local("start", "--nodes", "2", "--cpus", "3", "--gpus", "4")
+    assert started.returncode == 0, started.stdout + started.stderr
+    exported = dict(line.removeprefix("export ").split("=", 1) for line in exports.read_text().splitlines())
+    try:
+        assert exports.stat().st_mode & 0o777 == 0o600
+        assert "a Ray runs already" in local("start").stderr
+        lines = [line.split(maxsplit=3) for line in local("status").stdout.splitlines()]
+        assert [line[1:] for line in lines] == [["ALIVE", "head", "3 CPU, 4 GPU"], ["ALIVE", "node", "3 CPU, 4 GPU"]]
+        assert lines[0][0] != lines[1][0]
+    finally:
+        stopped = local("stop")
+    assert stopped.returncode == 0, stopped.stderr
+    assert processes_of(exported) == []
+    assert not exports.exists()
