@@ -70,7 +70,6 @@ def _notes(job: "Job", waits_for: "list[Job]") -> list[str]:
     if waits_for:
         notes.append(f"Kubernetes will not wait for {', '.join(f'{each.name} ({each.id})' for each in waits_for)}")
     if job.priority:
-        notes.append(
-            f"priority {job.priority} needs Kueue's WorkloadPriorityClass '{priority_class(job.priority)}' with it"
-        )
+        name = priority_class(job.priority)
+        notes.append(f"priority {job.priority} needs Kueue's WorkloadPriorityClass '{name}', of that value")
     return notes
