@@ -67,7 +67,7 @@ def test_a_probe_that_hangs_or_dies_is_a_finding(capfd: pytest.CaptureFixture[st
     asked = [Asked("a", partial(fine, 3), 60), Asked("b", hangs, 0.5), Asked("c", dies, 60)]
     answers = [each.answer() for each in asked]
     assert answers[0] == Survey([Finding("it", "3")], hosts=("a",))
-    assert [list(answer.findings)[0].value for answer in answers[1:]] == [
+    assert [next(iter(answer.findings)).value for answer in answers[1:]] == [
         "no answer within 0.5 s",
         "the probe's process ended with -9",
     ]

@@ -19,7 +19,7 @@ from distseg.queue import Job, JobState, Queue
 from distseg.queue.kuberay import Target, check_working_dir, name_of, ray_job, to_yaml
 from distseg.queue.models import JobSpec
 
-TARGET = Target("registry/distseg:1", "team-a", "shared", Path("/shared/distseg"), "2.60.0")
+TARGET = Target("registry/distseg:1", "team-a", "disk", Path("/shared"), Path("/shared/distseg"), "2.60.0")
 WAITING = Job(
     seq=1,
     id="j0123abcd",
@@ -122,8 +122,9 @@ def test_environment_and_home_are_those_of_the_queue() -> None:
     for template in (cluster["headGroupSpec"]["template"], workers()["template"]):
         (container,) = template["spec"]["containers"]
         assert container["image"] == "registry/distseg:1"
-        assert container["volumeMounts"] == [{"name": "home", "mountPath": "/shared/distseg"}]
-        assert template["spec"]["volumes"] == [{"name": "home", "persistentVolumeClaim": {"claimName": "shared"}}]
+        assert template["spec"]["securityContext"]["runAsNonRoot"] is True
+        assert container["volumeMounts"] == [{"name": "home", "mountPath": "/shared"}]
+        assert template["spec"]["volumes"] == [{"name": "home", "persistentVolumeClaim": {"claimName": "disk"}}]
     zipped = spec(working_dir="/shared/distseg/queue/working_dirs/1.zip")["runtimeEnvYAML"]
     assert yaml.safe_load(zipped)["working_dir"] == "file:///shared/distseg/queue/working_dirs/1.zip"
 
@@ -199,6 +200,15 @@ def test_names_of_objects(option: str, value: str) -> None:
         replace(TARGET, **{option: value})
 
 
+@pytest.mark.parametrize("mount", ["/", "/data", "/shared/distseg/queue", "/share"])
+def test_a_claim_that_would_not_hold_the_home(mount: str) -> None:
+    with pytest.raises(
+        QueueError, match=rf"^--mount: got {mount}, want the home \(/shared/distseg\) or a folder above"
+    ):
+        replace(TARGET, mount=Path(mount))
+    assert replace(TARGET, mount=TARGET.home)
+
+
 def test_a_working_directory_that_ray_would_enter(tmp_path: Path) -> None:
     """Ray takes a zip's only folder for the working directory itself, when it reads the zip from a URL."""
     for number, names in enumerate([["a/b.py", "a/c.py"], ["a/b.py", "c.py"], ["b.py"], ["a/b.py", "c/d.py"]]):
@@ -240,7 +250,7 @@ def test_the_command_prints_yaml_and_leaves_the_queue_alone(home: Home, render: 
     assert manifest["spec"]["entrypoint"] == "echo 'a b'"
     (container,) = manifest["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["containers"]
     assert container["image"] == "distseg:cuda"
-    assert container["volumeMounts"][0]["mountPath"] == str(home.root)
+    assert container["volumeMounts"][0]["mountPath"] == str(home.root.parent)
     assert err.splitlines() == [
         f"note: job {job.id} also waits here, where 'distseg jobs serve' may start it: 'distseg jobs pause {job.id}'",
         f"note: Kubernetes will not wait for first ({first.id})",

@@ -22,21 +22,21 @@ def render(
     image: Annotated[str, typer.Option(help="Default: distseg:cuda for a job with GPUs, else distseg:cpu.")] = "",
     queue: Annotated[str, typer.Option(metavar="NAME", help="Kueue's LocalQueue.")] = "distseg",
     claim: Annotated[
-        str, typer.Option(metavar="NAME", help="The PersistentVolumeClaim with the home, mounted at the home's path.")
+        str, typer.Option(metavar="NAME", help="The PersistentVolumeClaim that holds the home.")
     ] = "distseg-home",
+    mount: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Where pods see it. Default: the folder that the home is in.")
+    ] = None,
     home: Annotated[str | None, typer.Option(metavar="DIR", help="Default: DISTSEG_HOME, else ~/.distseg.")] = None,
 ) -> None:
     """Print a waiting job as a Kubernetes manifest. The queue itself is left as it is.
 
-    Paths in the command must lie in the home, or be URLs: pods see nothing else. The job's Ray asks for the token in
-    the Secret 'distseg-ray-token', made once:
-
-        openssl rand -hex 32 | tr -d '\\n' > token; kubectl create secret generic distseg-ray-token
-        --from-file=auth_token=token
+    Pods see the claim and nothing else, so paths in the command lie below --mount, or are URLs. The job's Ray asks for
+    the token in the Secret 'distseg-ray-token', key 'auth_token'.
 
     Example:
 
-        distseg jobs pause train && distseg jobs render --target kuberay train | kubectl apply -f -
+        distseg jobs pause train && distseg jobs render --target kuberay train | kubectl -n distseg apply -f -
     """
     from importlib.metadata import version
     from pathlib import Path
@@ -49,7 +49,8 @@ def render(
     jobs = Queue.open(folders)
     found = jobs.job(job)
     image = image or ("distseg:cuda" if found.gpus else "distseg:cpu")
-    manifest = ray_job(found, Target(image, queue, claim, folders.root, ray_version=version("ray")))
+    at = Path(mount) if mount else folders.root.parent
+    manifest = ray_job(found, Target(image, queue, claim, at, folders.root, ray_version=version("ray")))
     if found.working_dir:
         check_working_dir(Path(found.working_dir))
     for note in _notes(found, jobs.waits_for(found.id)):

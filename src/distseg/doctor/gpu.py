@@ -47,7 +47,7 @@ def findings(torch: Torch, driver: str | None, cards: list[Gpu]) -> list[Finding
             if torch.cuda
             else "install torch with CUDA: pip install --force-reinstall torch"
         )
-        found.append(Finding("CUDA", f"torch sees none of {len(cards)} GPUs", Level.ERROR, step))
+        found.append(Finding("CUDA", f"torch sees none of {len(cards)}", Level.ERROR, step))
     else:
         found.append(Finding("CUDA", f"torch sees {torch.devices}; driver {driver}"))
     return found + [_described(number, card) for number, card in enumerate(cards)]

@@ -24,7 +24,6 @@ from distseg.errors import QueueError
 from distseg.queue.models import Job
 from distseg.queue.states import JobState
 
-KUBERAY_VERSION = "1.7.0"
 TOKEN_SECRET = "distseg-ray-token"
 """Name of the Secret whose key ``auth_token`` holds the token of the job's Ray cluster."""
 
@@ -32,6 +31,14 @@ _NAME_CHARACTERS_MAX = 47  # KubeRay adds to it, and names services after that
 _LABEL_CHARACTERS_MAX = 63
 _SECONDS_MAX = 2**31 - 1
 _HEAD = {"cpu": "1", "memory": "8Gi"}  # Ray's own processes, and the driver of a study or a run
+_UNPRIVILEGED = {
+    "runAsNonRoot": True,
+    "runAsUser": 1000,  # that of our images, and of Ray's
+    "runAsGroup": 1000,
+    "fsGroup": 1000,
+    "fsGroupChangePolicy": "OnRootMismatch",
+    "seccompProfile": {"type": "RuntimeDefault"},
+}
 _OBJECT_NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9./:-]+")
 
@@ -45,7 +52,9 @@ class Target:
     queue: str
     """Kueue's LocalQueue."""
     claim: str
-    """The PersistentVolumeClaim with the home; every pod sees it at ``home``."""
+    """The PersistentVolumeClaim that holds the home."""
+    mount: Path
+    """Where every pod sees the claim: the home's path, or one above it."""
     home: Path
     ray_version: str
 
@@ -57,6 +66,8 @@ class Target:
                 )
         if not self.image or any(letter.isspace() for letter in self.image):
             raise QueueError(f"--image: got '{self.image}', want a container image such as registry/distseg:1.0")
+        if self.mount == Path("/") or not self.home.is_relative_to(self.mount):
+            raise QueueError(f"--mount: got {self.mount}, want the home ({self.home}) or a folder above it, but not /")
 
 
 def ray_job(job: Job, target: Target) -> dict[str, Any]:
@@ -162,12 +173,14 @@ class _Dumper(yaml.SafeDumper):
 def _pod(container: str, target: Target, resources: dict[str, str]) -> dict[str, Any]:
     return {
         "spec": {
+            "securityContext": _UNPRIVILEGED,
             "containers": [
                 {
                     "name": container,
                     "image": target.image,
                     "resources": {"requests": resources, "limits": resources},
-                    "volumeMounts": [{"name": "home", "mountPath": str(target.home)}],
+                    "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+                    "volumeMounts": [{"name": "home", "mountPath": str(target.mount)}],
                 }
             ],
             "volumes": [{"name": "home", "persistentVolumeClaim": {"claimName": target.claim}}],
