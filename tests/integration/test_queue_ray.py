@@ -7,12 +7,14 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY / "cluster"))
@@ -135,6 +137,37 @@ def test_jobs_run_on_ray_and_a_killed_dispatcher_is_followed(lab: Lab, tmp_path:
     found = lab.until("long", "SUCCEEDED", "QUEUED", "FAILED")
     assert (found["state"], found["attempt"]) == ("SUCCEEDED", 1)
     assert marker.read_text() == "once\n"
+
+
+@pytest.mark.ray
+def test_a_job_rendered_for_kuberay_runs_as_its_operator_submits_it(lab: Lab, tmp_path: Path) -> None:
+    """The operator sends entrypoint and runtime environment to the dashboard as they stand in the manifest."""
+    code, out = tmp_path / "code", tmp_path / "out"
+    code.mkdir()
+    (code / "beside.txt").write_text("beside")
+    script = (
+        "import os, sys; out, *words = sys.argv[1:]\n"
+        "open(out, 'w').write('|'.join([*words, *os.listdir(), os.environ[words[0]]]))"
+    )
+    words = ["python", "-c", script, str(out), "DISTSEG_JOB_ID", "$HOME `id`"]
+    job = lab.json("submit", "--name", "rendered", "--working-dir", str(code), "--", *words)["id"]
+    lab.run("pause", job)
+    spec = yaml.safe_load(lab.run("render", "--target", "kuberay", job))["spec"]
+    body = {"entrypoint": spec["entrypoint"], "runtime_env": yaml.safe_load(spec["runtimeEnvYAML"])}
+    token = Path(lab.environment["RAY_AUTH_TOKEN_PATH"]).read_text()
+    request = urllib.request.Request(
+        lab.environment["RAY_API_SERVER_ADDRESS"] + "/api/jobs/",
+        json.dumps(body).encode(),
+        {"Content-Type": "application/json", "x-ray-authorization": f"Bearer {token}"},
+    )
+    with urllib.request.urlopen(request) as answer:
+        assert json.load(answer)["submission_id"]
+    deadline = time.monotonic() + 60
+    while not (out.exists() and out.read_text()):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    assert out.read_text() == f"DISTSEG_JOB_ID|$HOME `id`|beside.txt|{job}"
+    lab.run("cancel", job)
 
 
 @pytest.mark.ray

@@ -12,9 +12,12 @@ from distseg import __version__
 from distseg.cli import main as cli
 from distseg.errors import DataError, DistsegError, TrainingError
 
-COMMANDS = ["train", "tune", "leaderboard", "report", "export", "evaluate", "predict", "submission", "score"]
+COMMANDS = [
+    *("train", "tune", "leaderboard", "report", "export", "evaluate", "predict", "submission", "score", "doctor")
+]
 JOBS_COMMANDS = [
-    *("submit", "list", "show", "explain", "logs", "wait", "cancel", "retry", "priority", "pause", "unpause", "serve")
+    *("submit", "list", "show", "explain", "logs", "wait", "cancel", "retry", "priority", "pause", "unpause", "serve"),
+    "render",
 ]
 GROUPS = {"data": ["synth", "pack", "audit", "info", "verify"], "augment": ["preview"], "jobs": JOBS_COMMANDS}
 """All that ``--help`` lists; whoever adds a command adds it here."""

@@ -35,8 +35,9 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
     "predict": (BASE | CORE | {"export"}, CORE_LIBRARIES),
     "leaderboard": (BASE | {"scores"}, BASE_LIBRARIES | {"numpy", "rich", "plotly"}),
     "queue": (BASE, BASE_LIBRARIES | {"sqlalchemy", "rich"}),
-    "on_ray": (ALL, CORE_LIBRARIES | {"ray", "optuna", "rich"}),
-    "cli": (ALL | {"on_ray", "app"}, {"typer", "rich"}),
+    "doctor": (BASE | {"queue"}, {"torch", "pynvml", "packaging"}),
+    "on_ray": (ALL | {"doctor"}, CORE_LIBRARIES | {"ray", "optuna", "rich", "packaging"}),
+    "cli": (ALL | {"on_ray", "app", "doctor"}, {"typer", "rich"}),
     "jobs": (ALL | {"on_ray"}, set()),
     "notebook": (set(), {"torch", "numpy", "cv2", "PIL"}),  # what Kaggle's offline notebooks have; nothing of ours
     "app": (ALL, {"gradio", "numpy", "PIL"}),

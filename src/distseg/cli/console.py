@@ -3,7 +3,7 @@
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -27,8 +27,13 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=2))
 
 
-def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """A rich table on a terminal; elsewhere aligned lines, neither wrapped nor cut. Cells go through ``str``."""
+def print_table(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], colours: Mapping[str, str] | None = None
+) -> None:
+    """A rich table on a terminal; elsewhere aligned lines, neither wrapped nor cut. Cells go through ``str``.
+
+    ``colours``: styles, on a terminal, of the cells that are these words.
+    """
     cells = [[str(cell) for cell in row] for row in rows]
     if sys.stdout.isatty():  # elsewhere rich, which takes time to load, is not needed
         from rich.console import Console
@@ -38,8 +43,8 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
         table = Table(title=title, title_justify="left")
         for column in columns:
             table.add_column(column, overflow="fold")
-        for row in cells:
-            table.add_row(*(Text(cell) for cell in row))  # Text: a cell such as "[1, 2]" is no markup
+        for row in cells:  # Text: a cell such as "[1, 2]" is no markup
+            table.add_row(*(Text(cell, style=(colours or {}).get(cell, "")) for cell in row))
         Console().print(table)
         return
     widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]

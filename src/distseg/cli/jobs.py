@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from distseg.cli.rendering import render
+
 if TYPE_CHECKING:
     from distseg.queue.client import Queue
     from distseg.queue.models import Job
@@ -304,6 +306,9 @@ def serve(
     from distseg.cli.serving import serve_queue
 
     serve_queue(home, address, once=once, max_per_owner=max_per_owner, preempt=preempt, insecure=insecure)
+
+
+app.command()(render)
 
 
 def _queue(home: str | None) -> "Queue":

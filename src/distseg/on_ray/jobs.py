@@ -38,6 +38,11 @@ class RayJobs:
         self.address = address.rstrip("/")
         self._connected: _Client | None = None
 
+    def version(self) -> str:
+        """Of the cluster's Ray."""
+        with self._answering():
+            return str(self._client()._do_request("GET", "/api/version").json()["ray_version"])
+
     def nodes(self) -> tuple[Node, ...]:
         with self._answering():
             found = list_nodes(address=self.address, filters=[("state", "=", "ALIVE")], limit=_NODES_MAX, timeout=10)

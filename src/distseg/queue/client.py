@@ -121,14 +121,7 @@ class Queue:
         """In a sentence, what a job waits for and what would free it, or how it ended."""
         with self.database.reading() as connection:
             job = self._find(connection, ref)
-            parents = connection.execute(
-                text(
-                    "SELECT jobs.id, jobs.name, jobs.state, needs FROM dependencies JOIN jobs ON jobs.id = on_id "
-                    "WHERE job_id = :id AND finished_at IS NULL ORDER BY seq"
-                ),
-                {"id": job.id},
-            )
-            blocking = [f"{name} ({parent}, {state})" for parent, name, state, _ in parents]
+            blocking = [f"{parent.name} ({parent.id}, {parent.state})" for parent in _blocking(connection, job.id)]
             seen = snapshot(self.database, connection)
             cluster = rows.cluster_of(connection)
             until = connection.execute(text("SELECT lease_until FROM leadership")).scalar_one()
@@ -137,6 +130,11 @@ class Queue:
         if not job.state.over and until <= seen.now:
             sentence += " No dispatcher is at work: start one with 'distseg jobs serve'."
         return sentence
+
+    def waits_for(self, ref: str) -> list[Job]:
+        """The jobs that have to end before this one may start, and have not."""
+        with self.database.reading() as connection:
+            return _blocking(connection, self._find(connection, ref).id)
 
     def log_paths(self, ref: str) -> list[Path]:
         """The logs of a job's attempts, one each, oldest first; one that has not begun yet has none."""
@@ -248,6 +246,11 @@ class Queue:
             raise QueueError(f"job '{ref}': no such id or name; 'distseg jobs list' shows those there are")
         some = ", ".join(job.id for job in found[-3:])
         raise QueueError(f"job '{ref}': {len(found)} jobs have this name; want an id, such as {some}")
+
+
+def _blocking(connection: Connection, job_id: str) -> list[Job]:
+    where = "finished_at IS NULL AND id IN (SELECT on_id FROM dependencies WHERE job_id = :id)"
+    return rows.jobs(connection, where, id=job_id)
 
 
 def _user() -> str:

@@ -32,10 +32,11 @@ _MIGRATION_LOCK = 7_364_181  # any number of our own: PostgreSQL's advisory lock
 class Database:
     """One store. Every method raises StoreError, in one line, when the store does not answer or accept."""
 
-    def __init__(self, url: URL, patience_s: float = PATIENCE_S) -> None:
+    def __init__(self, url: URL, patience_s: float = PATIENCE_S, *, migrate: bool = True) -> None:
         """Connects, and brings the tables up to this program's version; see ``store_url`` for the address.
 
         ``patience_s``: how long to wait for a connection, and for another program that holds what is needed.
+        ``migrate=False`` leaves the tables as they are, for those who only look at their version.
         """
         self.url = url
         self.dialect = url.get_backend_name()
@@ -59,7 +60,8 @@ class Database:
             event.listen(self._engine, "connect", _prepare_sqlite)
             event.listen(self._engine, "begin", _begin_sqlite)
         try:
-            self._migrate()
+            if migrate:
+                self._migrate()
         except BaseException:
             self.close()
             raise
@@ -67,7 +69,12 @@ class Database:
     @property
     def name(self) -> str:
         """Its address without a password."""
-        return str(self.url.database) if self.dialect == "sqlite" else self.url.render_as_string(hide_password=True)
+        if self.dialect == "sqlite":
+            return str(self.url.database)
+        query = {
+            key: value for key, value in self.url.query.items() if "password" not in key
+        }  # libpq takes it there too
+        return self.url.set(query=query).render_as_string(hide_password=True)
 
     @property
     def one_host(self) -> bool:
@@ -90,6 +97,13 @@ class Database:
         """The store's time, seconds since 1970: the clock of every lease."""
         return float(connection.execute(self._now).scalar_one())
 
+    def version(self) -> int:
+        """Of its tables; 0 before there are any."""
+        with self.reading() as connection:
+            if not sqlalchemy.inspect(connection).has_table("schema_version"):
+                return 0
+            return int(connection.execute(text("SELECT max(version) FROM schema_version")).scalar_one())
+
     def close(self) -> None:
         self._engine.dispose()
 
@@ -106,7 +120,7 @@ class Database:
 
     def _migrate(self) -> None:
         wanted = steps(self.dialect)
-        if self._version() == len(wanted):
+        if self.version() == len(wanted):
             return
         with self.writing() as connection:
             if self.dialect == "postgresql":
@@ -122,13 +136,6 @@ class Database:
                 for statement in statements:
                     connection.exec_driver_sql(statement)
                 connection.execute(text("INSERT INTO schema_version VALUES (:version)"), {"version": version})
-
-    def _version(self) -> int:
-        """0 before there are tables."""
-        with self.reading() as connection:
-            if not sqlalchemy.inspect(connection).has_table("schema_version"):
-                return 0
-            return int(connection.execute(text("SELECT max(version) FROM schema_version")).scalar_one())
 
 
 def _prepare_sqlite(connection: Any, _: Any) -> None:
@@ -166,8 +173,7 @@ def store_url(home: Home, given: str | None) -> URL:
 
     QueueError when it is no address of SQLite or PostgreSQL.
     """
-    left = home.queue / "url"
-    address = given or (left.read_text().strip() if left.is_file() else "")
+    address = given or left_url(home)
     if not address:
         home.queue.mkdir(parents=True, exist_ok=True)
         return URL.create("sqlite", database=str(home.queue / "queue.sqlite"))
@@ -185,6 +191,12 @@ def store_url(home: Home, given: str | None) -> URL:
     if url.get_backend_name() == "sqlite" and not Path(url.database or "").is_absolute():
         raise QueueError(f"DISTSEG_QUEUE_URL: got {url}, want an absolute path: sqlite:////PATH")
     return url
+
+
+def left_url(home: Home) -> str:
+    """The address left in the home; empty where there is none."""
+    left = home.queue / "url"
+    return left.read_text().strip() if left.is_file() else ""
 
 
 def leave_url(home: Home, url: URL) -> None:

@@ -32,6 +32,7 @@ from distseg.train.run_folder import (
 from distseg.train.state import TrainState
 from distseg.train.step import set_learning_rate, train_step
 from distseg.train.telemetry import GpuMeter
+from distseg.train.turn import Turn
 from distseg.train.upload import Uploads
 from distseg.train.watch import Watch
 from distseg.train.worker import Worker, broadcast_buffers, gather_objects, reduce_sum
@@ -42,9 +43,10 @@ def run(spec: RunSpec, worker: Worker) -> TrialRecord:
 
     A run that raises leaves its record with status FAILED and the reason; one that is interrupted, INTERRUPTED. What is
     wrong with the config or the data is raised before anything is written: a resume that is refused leaves the run as
-    it was. Only a study's trial is FAILED by that too.
+    it was. Only a study's trial is FAILED by that too. One that another process has gone on with says nothing.
     """
     begun = False
+    turn = Turn(spec.folder)
 
     def begin() -> None:
         nonlocal begun
@@ -52,19 +54,19 @@ def run(spec: RunSpec, worker: Worker) -> TrialRecord:
 
     try:
         with torch_settings(spec.config.train):
-            return _run(spec, worker, begin)
+            return _run(spec, worker, begin, turn)
     except KeyboardInterrupt:
-        if worker.rank == 0:
+        if worker.rank == 0 and not turn.is_over:
             close_record(spec, Status.INTERRUPTED, "interrupted by the user")
         raise
     except Exception as error:
         refused = isinstance(error, InputError) and not begun and spec.study is None
-        if worker.rank == 0 and not refused:
+        if worker.rank == 0 and not refused and not turn.is_over:
             close_record(spec, Status.FAILED, one_line(error))
         raise
 
 
-def _run(spec: RunSpec, worker: Worker, begin: Callable[[], None]) -> TrialRecord:
+def _run(spec: RunSpec, worker: Worker, begin: Callable[[], None], turn: Turn) -> TrialRecord:
     cfg = spec.config
     shards = ShardFolder.open(spec.data, spec.cache)
     manifest = shards.manifest
@@ -94,6 +96,7 @@ def _run(spec: RunSpec, worker: Worker, begin: Callable[[], None]) -> TrialRecor
     since = Since(worker, meter, spec.gpus_per_worker, task.loss_names)
     with Watch(spec, data.plan.steps, steps, meter, worker.rank) as watch, Uploads(cfg.train.upload) as uploads:
         if worker.rank == 0:
+            turn.take()
             record = record_of(spec, state, shards, steps, worker, built.notes)
             write_start(spec, state, record, uploads)
         for batch in () if state.stopped_early else data.training(state.step, steps, levels.of):
@@ -126,6 +129,7 @@ def _run(spec: RunSpec, worker: Worker, begin: Callable[[], None]) -> TrialRecor
             take_in(since, state, cfg, data.samples)  # the same on every rank from here on
             improved = close_epoch(state, cfg, data.plan, score, worker.world_size) if epoch_over else False
             if worker.rank == 0:
+                turn.check()
                 fence(spec.folder)
                 if epoch_over:  # before the checkpoint: a run killed in between trains and draws the epoch again
                     watch.epoch(state, predictor, data.validation, manifest, worker.device)
