@@ -83,7 +83,7 @@ class Browser:
                 urls.append(urlsplit(event["params"]["request"]["url"]))
             elif event["method"] == "Network.webSocketCreated":
                 urls.append(urlsplit(event["params"]["url"]))
-        return {str(url.hostname) for url in urls if url.scheme not in ("data", "blob", "about")}
+        return {str(url.hostname) for url in urls if url.scheme in ("http", "https", "ws", "wss")}
 
     def console(self) -> list[str]:
         """Errors that the browser told since the last call."""

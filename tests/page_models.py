@@ -53,9 +53,10 @@ class Halves(nn.Module):
             masks = torch.zeros([2, height, width], dtype=torch.uint8)
             masks[0, :, : width // 2] = 1
             masks[1, : height // 4] = 1
+            left, upper = [0.0, 0.0, float(width // 2), float(height)], [0.0, 0.0, float(width), float(height // 4)]
             found.append(
                 {
-                    "boxes": torch.tensor([[0.0, 0.0, width / 2, height], [0.0, 0.0, width, height / 4]]),
+                    "boxes": torch.tensor([left, upper]),
                     "labels": torch.tensor([0, 1]),
                     "scores": torch.tensor([0.9, 0.4]),
                     "masks": masks,

@@ -60,11 +60,12 @@ class Page:
 
     def build(self) -> gr.Blocks:
         """The layout with its events wired."""
-        with gr.Blocks(
+        blocks = gr.Blocks(
             title=f"{self.name} - distseg",
             analytics_enabled=False,
             delete_cache=(_LOOKED_AT_S, 60 * KEPT_MINUTES),
-        ) as blocks:
+        )
+        with blocks:
             gr.HTML(fragments.heading(self.name, self.manifest, self.device))
             if self.study is None:
                 self._trial()
@@ -84,7 +85,8 @@ class Page:
             with gr.Column(scale=2, min_width=300):
                 image = gr.Image(
                     label="Your image",
-                    sources=["upload", "clipboard"],
+                    sources=["upload"],
+                    placeholder="Drop an image here, paste one (Ctrl-V), or click to choose a file",
                     type="filepath",
                     image_mode=None,
                     height=260,
@@ -94,9 +96,6 @@ class Page:
                 # Gradio would open the file, and of one that is no image say what PIL says; the desk has a sentence
                 setattr(image, "preprocess", _path_of)  # noqa: B010
                 gr.Examples([[str(path)] for path in self.samples], image, label="Or a sample", cache_examples=False)
-                threshold = gr.Slider(0, 0.99, words.value, step=0.01, label=words.label, info=words.info)
-                opacity = gr.Slider(0, 1, 0.5, step=0.05, label="Opacity", info="Of the colours over the picture")
-                gr.HTML(fragments.terms(self.desk.limits, KEPT_MINUTES))
             with gr.Column(scale=5, min_width=300):
                 sentence = gr.HTML(elem_id="sentence")
                 picture = gr.Image(
@@ -107,7 +106,11 @@ class Page:
                     elem_id="picture",
                     alt_text="The image with what the model found in it",
                 )
+                with gr.Row():
+                    threshold = gr.Slider(0, 0.99, words.value, step=0.01, label=words.label, info=words.info)
+                    opacity = gr.Slider(0, 1, 0.5, step=0.05, label="Opacity", info="Of the colours over the picture")
                 findings = gr.HTML(elem_id="findings")
+        gr.HTML(fragments.terms(self.desk.limits, KEPT_MINUTES))
         shown = [picture, findings, sentence]
         settings = [threshold, opacity]
         image.change(
@@ -171,14 +174,19 @@ class Page:
 
 
 def look() -> dict[str, Any]:
-    """Theme and style, for ``mount_gradio_app``: the machine's own fonts, for none are fetched."""
+    """Theme, style and script, for ``mount_gradio_app``: the machine's own fonts, for none are fetched."""
     theme = gr.themes.Default(
         primary_hue="teal",
         neutral_hue="slate",
         font=_FONTS,
         font_mono=("ui-monospace", "Consolas", "monospace"),
     )
-    return {"theme": theme, "css": resources.files("distseg.app").joinpath("page.css").read_text()}
+    beside = resources.files("distseg.app")
+    return {
+        "theme": theme,
+        "css": beside.joinpath("page.css").read_text(),
+        "js": beside.joinpath("page.js").read_text(),
+    }
 
 
 def _study(study: StudyTab, tab: gr.Tab) -> None:

@@ -83,7 +83,7 @@ def build(site: Site, folder: Path) -> FastAPI:
     _serve_files(web, desk)
     if study is not None:
         _serve_report(web, study)
-    return gr.mount_gradio_app(
+    mounted: FastAPI = gr.mount_gradio_app(
         web,
         blocks,
         path="/",
@@ -99,6 +99,7 @@ def build(site: Site, folder: Path) -> FastAPI:
         root_path="",
         **look(),
     )
+    return mounted
 
 
 def _samples(desk: Desk, task: str, folder: Path) -> list[Path]:
