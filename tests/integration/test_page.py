@@ -233,7 +233,7 @@ def test_only_what_was_sent_is_opened_and_only_so_much(opened: str, folder: Path
     assert "data-model-ms" not in answer
     assert str(folder / "garden.png") not in json.loads(answer[5:])["output"].get("data", "")
     server = http.client.HTTPConnection(opened.removeprefix("http://"), timeout=60)
-    for name, value in (("Content-Length", "20100000"), ("Transfer-Encoding", "chunked")):
+    for name, value in (("Content-Length", "21100000"), ("Transfer-Encoding", "chunked")):
         server.putrequest("POST", "/gradio_api/upload")
         server.putheader(name, value)
         server.endheaders()

@@ -69,9 +69,9 @@ def findings(shown: Shown, threshold: float, opacity: float) -> str:
 
 def _classes(regions: Sequence[Region]) -> str:
     seen = sorted((each for each in regions if each.share), key=lambda each: -each.share)
-    rows = "".join(_row(each, f"{100 * each.share:.1f} %") for each in seen)
+    rows = "".join(_row(each, _percents(each.share)) for each in seen)
     if (rest := 1 - sum(each.share for each in regions)) > 0.0005:
-        rows += _row(Region(0, "below the threshold", None, rest, None), f"{100 * rest:.1f} %")
+        rows += _row(Region(0, "below the threshold", None, rest, None), _percents(rest))
     absent = [escape(each.name) for each in regions if not each.share]
     note = f'<p class="none">Not seen: {", ".join(absent)}.</p>' if absent else ""
     return f"<table><caption>Classes and their share of the pixels</caption><tbody>{rows}</tbody></table>{note}"
@@ -95,6 +95,10 @@ def _row(region: Region, figure: str, part: float | None = None) -> str:
         f'<tr><td>{swatch}</td><th scope="row">{escape(region.name)}</th><td class="long">{bar}</td>'
         f'<td class="figure">{figure}</td></tr>'
     )
+
+
+def _percents(share: float) -> str:
+    return "< 0.1 %" if share < 0.0005 else f"{100 * share:.1f} %"
 
 
 def _milliseconds(value: float) -> str:

@@ -107,8 +107,12 @@ class Page:
                     alt_text="The image with what the model found in it",
                 )
                 with gr.Row():
-                    threshold = gr.Slider(0, 0.99, words.value, step=0.01, label=words.label, info=words.info)
-                    opacity = gr.Slider(0, 1, 0.5, step=0.05, label="Opacity", info="Of the colours over the picture")
+                    threshold = gr.Slider(
+                        0, 0.99, words.value, step=0.01, label=words.label, info=words.info, min_width=260
+                    )
+                    opacity = gr.Slider(
+                        0, 1, 0.5, step=0.05, label="Opacity", info="Of the colours over the picture", min_width=260
+                    )
                 findings = gr.HTML(elem_id="findings")
         gr.HTML(fragments.terms(self.desk.limits, KEPT_MINUTES))
         shown = [picture, findings, sentence]
@@ -181,16 +185,12 @@ def look() -> dict[str, Any]:
         font=_FONTS,
         font_mono=("ui-monospace", "Consolas", "monospace"),
     )
-    beside = resources.files("distseg.app")
-    return {
-        "theme": theme,
-        "css": beside.joinpath("page.css").read_text(),
-        "js": beside.joinpath("page.js").read_text(),
-    }
+    style, script = (resources.files("distseg.app").joinpath(name).read_text() for name in ("page.css", "page.js"))
+    return {"theme": theme, "css": style, "js": script}
 
 
 def _study(study: StudyTab, tab: gr.Tab) -> None:
-    again = gr.Button("Read it again", size="sm", scale=0)
+    again = gr.Button("Refresh", size="sm", scale=0)
     board, report = gr.HTML(elem_id="board"), gr.HTML(elem_id="report")
     for event in (tab.select, again.click):
         event(lambda: _said(study.board), None, board, show_progress="minimal", api_visibility="private").then(

@@ -13,7 +13,7 @@ from distseg.predict.images import decode_image
 from distseg.records import ExportManifest
 
 FORMATS = ("JPEG", "PNG", "WebP", "TIFF", "BMP")
-_UPLOAD_BYTES = 20_000_000
+_UPLOAD_BYTES = 20 << 20
 _PIXELS_MAX = 24_000_000  # a phone's photograph has 12 million
 _WORK_BYTES = 2 << 30
 _OBJECT_MASKS = 100  # that torchvision's detectors find at most, one byte a pixel each
@@ -38,7 +38,7 @@ class Limits:
 
     def __str__(self) -> str:
         formats = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
-        return f"{formats}, up to {self.upload_bytes / 1e6:.0f} MB and {self.pixels / 1e6:.1f} million pixels"
+        return f"{formats}, up to {_megabytes(self.upload_bytes)} and {self.pixels / 1e6:.1f} million pixels"
 
 
 def decode_upload(data: bytes, name: str, limits: Limits) -> Pixels:
@@ -48,7 +48,9 @@ def decode_upload(data: bytes, name: str, limits: Limits) -> Pixels:
     looked at before it is decoded.
     """
     if len(data) > limits.upload_bytes:
-        raise InputError(f"{name} has {len(data) / 1e6:.1f} MB. This page takes images up to {_megabytes(limits)}.")
+        raise InputError(
+            f"{name} has {_megabytes(len(data))}. This page takes up to {_megabytes(limits.upload_bytes)}."
+        )
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as header:
             width, height = header.size
@@ -67,5 +69,5 @@ def decode_upload(data: bytes, name: str, limits: Limits) -> Pixels:
         raise InputError(f"{name} is damaged: it cannot be decoded to its end. Please choose another file.") from None
 
 
-def _megabytes(limits: Limits) -> str:
-    return f"{limits.upload_bytes / 1e6:.0f} MB"
+def _megabytes(size: int) -> str:
+    return f"{size / (1 << 20):.3g} MB"  # of 2**20 bytes, as Gradio counts them
