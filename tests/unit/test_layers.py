@@ -40,7 +40,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
     "cli": (ALL | {"on_ray", "app", "doctor"}, {"typer", "rich"}),
     "jobs": (ALL | {"on_ray"}, set()),
     "notebook": (set(), {"torch", "numpy", "cv2", "PIL"}),  # what Kaggle's offline notebooks have; nothing of ours
-    "app": (ALL, {"gradio", "numpy", "PIL"}),
+    "app": (ALL, {"gradio", "fastapi", "uvicorn", "numpy", "PIL"}),  # Gradio brings the next two
 }
 
 MODULES = sorted(

@@ -13,6 +13,7 @@ import typer
 
 from distseg import __version__
 from distseg.cli import augment, data, jobs
+from distseg.cli.app import app as page
 from distseg.cli.doctor import doctor
 from distseg.cli.evaluate import evaluate
 from distseg.cli.export import export
@@ -40,7 +41,7 @@ app = typer.Typer(
 app.add_typer(data.app, name="data")
 app.add_typer(augment.app, name="augment")
 app.add_typer(jobs.app, name="jobs")
-for command in (train, tune, leaderboard, report, export, evaluate, predict, submission, score, doctor):
+for command in (train, tune, leaderboard, report, export, evaluate, predict, submission, score, page, doctor):
     app.command()(command)
 
 

@@ -87,3 +87,9 @@ def jpeg(picture: Pixels) -> bytes:
     """(H, W, 3) uint8 RGB as a JPEG file."""
     _, data = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
     return data.tobytes()
+
+
+def png(picture: Pixels) -> bytes:
+    """(H, W, 3) uint8 RGB as a PNG file."""
+    _, data = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_PNG_COMPRESSION, 1])
+    return data.tobytes()

@@ -59,11 +59,22 @@ def stacked(rows: Sequence[Pixels]) -> Pixels:
     return np.concatenate([np.pad(row, ((0, _GAP), (0, width - row.shape[1]), (0, 0))) for row in rows])
 
 
-def overlay(image: Pixels, labels: Pixels, classes: int) -> Pixels:
-    """Image (H, W, 3) uint8 RGB with each label but 0 of (H, W) tinted in its colour and outlined: (H, W, 3) uint8."""
-    colours = palette(max(classes, int(labels.max(initial=0)) + 1)) if classes > 2 else np.stack([_OBJECT * 0, _OBJECT])
-    tinted = cv2.addWeighted(image, 1 - _TINT, colours[labels], _TINT, 0)
-    found = labels > 0
+def label_colours(classes: int) -> Pixels:
+    """(256, 3) uint8: in which colour `overlay` shows each label. Of two classes, the object is red."""
+    colours = palette()
+    if classes <= 2:
+        colours[1] = _OBJECT
+    return colours
+
+
+def overlay(image: Pixels, labels: Pixels, classes: int, opacity: float = _TINT, plain: Sequence[int] = (0,)) -> Pixels:
+    """Image (H, W, 3) uint8 RGB with each label of (H, W) tinted in its colour and outlined: (H, W, 3) uint8.
+
+    ``opacity`` of the tint is in [0, 1]; labels in ``plain`` are left as they are.
+    """
+    colours = label_colours(classes)
+    tinted = cv2.addWeighted(image, 1 - opacity, colours[labels], opacity, 0)
+    found = ~np.isin(labels, plain)
     picture = np.where(found[..., None], tinted, image)
     kernel = np.ones((3, 3), np.uint8)
     edges = (cv2.dilate(labels, kernel) != labels) | (cv2.erode(labels, kernel) != labels)

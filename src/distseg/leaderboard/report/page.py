@@ -3,15 +3,15 @@
 import html
 from collections.abc import Iterator, Sequence
 from importlib import resources
-from itertools import groupby
 from typing import Any
 
 from distseg import __version__
-from distseg.leaderboard.render import columns_of, figure, name_of, printable, title_lines, varying_overrides
+from distseg.leaderboard.render import figure, title_lines, varying_overrides
 from distseg.leaderboard.report import figures
+from distseg.leaderboard.report.board_table import board_html
 from distseg.leaderboard.report.gather import StudyData
 from distseg.leaderboard.report.importance import TRIALS_MIN, importances
-from distseg.records import LeaderboardRow, Status
+from distseg.records import LeaderboardRow
 
 _POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; font-src data:"
@@ -99,7 +99,7 @@ def _sections(data: StudyData) -> Iterator[tuple[str, str, str]]:
     """(anchor, title, HTML)."""
     board, metric = data.board, data.board.metric
     ranked = [row for row in board.rows if row.rank is not None]
-    yield "board", "Leaderboard", _board(data)
+    yield "board", "Leaderboard", board_html(board)
     if data.curves:
         words = f"{metric} on the validation split after each epoch; the best trials by name, all others in grey."
         yield "curves", "Learning curves", _chart(figures.learning_curves(data.curves, metric), words)
@@ -124,44 +124,6 @@ def _sections(data: StudyData) -> Iterator[tuple[str, str, str]]:
     yield "predictions", "Predictions of the best trial", _picture(data)
     if data.commands:
         yield "commands", "The best trial again", _commands(data)
-
-
-def _board(data: StudyData) -> str:
-    board, parts = data.board, []
-    if not board.rows:
-        return "<p>No trial has begun.</p>"
-    if board.best is not None and board.best.tied:
-        parts.append(
-            "<p>= marks the trials tied with the best: the 95 % paired bootstrap interval over groups of their "
-            "difference contains zero.</p>"
-        )
-    columns = columns_of(board, board.rows, short=False)
-    places = sorted(range(len(board.rows)), key=lambda place: board.rows[place].apart or "")
-    heading = "".join(
-        f'<th scope="col"{_side(column.numeric)}>{html.escape(column.heading)}</th>' for column in columns
-    )
-    for apart, members in groupby(places, key=lambda place: board.rows[place].apart):
-        lines = []
-        for place in members:
-            cells = "".join(f"<td{_side(column.numeric)}>{html.escape(column.cells[place])}</td>" for column in columns)
-            lines.append(f"<tr{' class=best' if board.rows[place].rank == 1 else ''}>{cells}</tr>")
-        if apart is not None:
-            parts.append(f"<h3>Not comparable with the ranking above: {html.escape(apart)}</h3>")
-        label = "Ranking" if apart is None else html.escape(f"Apart: {apart}")
-        parts.append(
-            f'<div class="scroll" tabindex="0" role="region" aria-label="{label}"><table>'
-            f"<thead><tr>{heading}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
-        )
-    stopped = [row for row in board.rows if row.status in (Status.FAILED, Status.INTERRUPTED)]
-    if stopped:
-        words = [
-            f"{name_of(board, row)} {row.status.lower()}: {printable(row.reason or 'no reason recorded')}"
-            for row in stopped
-        ]
-        parts.append("<ul>" + "".join(f"<li>{html.escape(line)}</li>" for line in words) + "</ul>")
-    if any(row.split_leaky for row in board.rows):
-        parts.append("<p>The split is leaky: groups stand on both of its sides, so these figures flatter.</p>")
-    return "\n".join(parts)
 
 
 def _importance(ranked: Sequence[LeaderboardRow], metric: str, paths: Sequence[str]) -> str:
@@ -209,7 +171,3 @@ def _chart(chart: Any, words: str) -> str:
     drawn = chart.to_html(full_html=False, include_plotlyjs=False, include_mathjax=False, config=_CONTROLS)
     caption = html.escape(words)
     return f'<figure><div role="img" aria-label="{caption}">{drawn}</div><figcaption>{caption}</figcaption></figure>'
-
-
-def _side(numeric: bool) -> str:
-    return ' class="number"' if numeric else ""
