@@ -239,6 +239,8 @@ def test_only_what_was_sent_is_opened_and_only_so_much(opened: str, folder: Path
         server.endheaders()
         assert server.getresponse().status == 413
         server.close()
+    with pytest.raises(urllib.error.HTTPError, match="421"):
+        DIRECT.open(urllib.request.Request(opened, headers={"Host": "stranger.example:80"}), timeout=60)
     with pytest.raises(urllib.error.HTTPError, match="404"):
         DIRECT.open(f"{opened}/kept/guess/mask.png?threshold=0.5", timeout=60)
 

@@ -1,11 +1,15 @@
-"""Who may open the page, and where it may be served."""
+"""Who may open the page, where it may be served, and what is said where a library is missing."""
 
+import sys
 from pathlib import Path
 
 import pytest
+from studies import searched_study
 
 from distseg.app.address import bound, is_loopback, url_of
+from distseg.app.study import StudyTab
 from distseg.app.users import read_users
+from distseg.cli.app import app
 from distseg.errors import InputError
 
 
@@ -79,3 +83,20 @@ def test_a_port_that_is_taken_is_told() -> None:
 def test_who_reaches_a_host(host: str, alone: bool) -> None:
     assert is_loopback(host) is alone
     assert not is_loopback("example.org")
+
+
+def test_without_gradio_the_command_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    with pytest.raises(InputError, match=r"pip install 'distseg\[app\]'"):
+        app(tmp_path / "model.ts")
+
+
+def test_without_plotly_there_is_the_board_and_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tab = StudyTab(searched_study(tmp_path / "cars", trials=3), tmp_path)
+    assert f'src="report/{tab.token}?1"' in tab.frame()
+    assert f'src="report/{tab.token}?2"' in tab.frame()
+    assert "<title>Study cars</title>" in tab.report.read_text()
+    monkeypatch.setitem(sys.modules, "plotly", None)
+    with pytest.raises(InputError, match=r"pip install 'distseg\[report\]'"):
+        tab.frame()
+    assert tab.board().count("<tr") == 4

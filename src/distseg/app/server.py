@@ -4,6 +4,7 @@ Gradio is mounted into an application of ours instead of launched: a launch look
 own address through whatever proxy is set, and leaves no room for headers.
 """
 
+import re
 import secrets
 import socket
 from collections.abc import Callable
@@ -17,13 +18,13 @@ import uvicorn
 from fastapi import FastAPI, Query
 from fastapi.responses import FileResponse, PlainTextResponse, Response
 
+from distseg.app.address import is_loopback
 from distseg.app.desk import Desk
 from distseg.app.page import Page, look
 from distseg.app.samples import draw_samples
 from distseg.app.study import StudyTab
 from distseg.app.upload import Limits
 from distseg.app.users import Users
-from distseg.data.processes import keep_memory
 from distseg.errors import InputError
 from distseg.predict.answer import Answerer
 from distseg.predict.pictures import jpeg
@@ -31,6 +32,7 @@ from distseg.predict.pictures import jpeg
 _SESSIONS_MAX = 100  # open pages of which Gradio keeps what they show
 _ENDING_S = 2
 _FORM_BYTES = 1 << 16  # around an upload
+_PORT = re.compile(r":\d+$")
 _POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data: blob:; font-src 'self' data:; worker-src 'self' blob:; object-src 'none'; "
@@ -60,7 +62,6 @@ def serve(site: Site, bound: socket.socket, folder: Path, ready: Callable[[], No
 
     ``folder`` is for files; Gradio's own folder must be ``folder / "uploads"`` (``GRADIO_TEMP_DIR``).
     """
-    keep_memory()
     config = uvicorn.Config(
         build(site, folder), log_level="warning", timeout_graceful_shutdown=_ENDING_S, lifespan="on", access_log=False
     )
@@ -79,7 +80,7 @@ def build(site: Site, folder: Path) -> FastAPI:
     blocks.state_session_capacity = _SESSIONS_MAX
     blocks.has_launched = True  # else Gradio takes any path on this machine for an upload
     web = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    web.add_middleware(_Guard, upload_bytes=desk.limits.upload_bytes)
+    web.add_middleware(_Guard, upload_bytes=desk.limits.upload_bytes, any_name=site.users is not None)
     _serve_files(web, desk)
     if study is not None:
         _serve_report(web, study)
@@ -146,11 +147,16 @@ class _Server(uvicorn.Server):
 
 
 class _Guard:
-    """Headers on every answer, and no body that is larger than an upload, or of unknown size."""
+    """Headers on every answer; no body that is larger than an upload, or of unknown size.
 
-    def __init__(self, app: Any, upload_bytes: int) -> None:
+    Where nobody has to log in, no request by any name but this computer's own for itself: a name of a stranger's that
+    leads here would let their page read ours.
+    """
+
+    def __init__(self, app: Any, upload_bytes: int, any_name: bool) -> None:
         self._app = app
         self._body_bytes_max = upload_bytes + _FORM_BYTES
+        self._any_name = any_name
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
@@ -166,6 +172,11 @@ class _Guard:
         length = headers.get(b"content-length", b"0")
         if b"transfer-encoding" in headers or not length.isdigit() or int(length) > self._body_bytes_max:
             refusal = PlainTextResponse("This is more than the page takes at once.", status_code=413)
+            await refusal(scope, receive, guarded)
+            return
+        name = _PORT.sub("", headers.get(b"host", b"").decode("latin-1")).strip("[]")
+        if not (self._any_name or is_loopback(name)):
+            refusal = PlainTextResponse("This page is at http://127.0.0.1 or http://localhost.", status_code=421)
             await refusal(scope, receive, guarded)
             return
         await self._app(scope, receive, guarded)
