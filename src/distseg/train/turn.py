@@ -2,6 +2,7 @@
 
 A worker on a host that was cut off does not learn that the run goes on elsewhere: it trains on, or fails once the link
 is back, and would write its older checkpoints, or its failure, over the files of the one that has taken its place.
+Each looks before it writes; a file that it was writing when its turn ended (milliseconds) is the last.
 """
 
 import secrets
