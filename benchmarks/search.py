@@ -11,7 +11,7 @@ Nested: in turns, each with a Ray of its own, a study's first trial of two worke
 function of Tune that drives a TorchTrainer, both with Ray's defaults. Wall seconds from Tuner.fit to the end of the
 first step of the same loop. The claim is a ratio of 0.75 at most.
 Trials: in turns, each with a Ray of its own, so many trials that only report one number, as a study (with its record
-of every event and trial) and as Tune alone, both with the same sampler, ASHA and warm processes. Wall seconds in all.
+of every event and trial) and as Tune alone, both with the same sampler, ASHA, loggers and warm processes. Wall seconds in all.
 The claim is a ratio of 1.15 at most.
 Replay: nothing is trained. The learning curves of every setting of a grid, recorded by a study on real photographs
 (benchmarks/curves.yaml), are handed out as the search asks for them. The claim: with a third of the epochs that all
@@ -226,6 +226,7 @@ def trials_ours(folder: Path, trials: int) -> float:
 def trials_stock(folder: Path, trials: int) -> float:
     import ray
     from ray import tune
+    from ray.tune.logger import CSVLoggerCallback, JsonLoggerCallback
     from ray.tune.schedulers import ASHAScheduler
     from ray.tune.search.optuna import OptunaSearch
 
@@ -244,7 +245,11 @@ def trials_stock(folder: Path, trials: int) -> float:
             max_concurrent_trials=WORKERS,
             reuse_actors=True,
         ),
-        run_config=tune.RunConfig(storage_path=str(folder / "tune"), verbose=0),
+        run_config=tune.RunConfig(
+            storage_path=str(folder / "tune"),
+            verbose=0,
+            callbacks=[JsonLoggerCallback(), CSVLoggerCallback()],  # type: ignore[no-untyped-call]
+        ),
     ).fit()
     seconds = time.perf_counter() - begun
     ray.shutdown()

@@ -1,14 +1,16 @@
 """Written files on their way to the disk, without waiting for it.
 
 What a process has written outlives the process, however it is killed; only the machine's own death can take it. For
-that, a thread asks for what was written to reach the disk, within milliseconds, while the study goes on: waiting for it
-would take longer than Ray Tune takes to start a trial.
+that, a thread asks for what was written to reach the disk, several times a second, while the study goes on: waiting for
+it would take longer than Ray Tune takes to start a trial.
 """
 
 import os
 import threading
 from contextlib import suppress
 from pathlib import Path
+
+_EVERY_S = 0.25
 
 
 class ToDisk:
@@ -42,6 +44,7 @@ class ToDisk:
         while True:
             with self._something:
                 self._something.wait_for(lambda: self._wanted or self._over)
+                self._something.wait_for(lambda: self._over, timeout=_EVERY_S)  # a log that is written often: once
                 if not self._wanted:
                     return
                 paths, self._wanted = self._wanted, {}
