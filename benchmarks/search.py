@@ -11,8 +11,8 @@ Nested: in turns, each with a Ray of its own, a study's first trial of two worke
 function of Tune that drives a TorchTrainer, both with Ray's defaults. Wall seconds from Tuner.fit to the end of the
 first step of the same loop. The claim is a ratio of 0.75 at most.
 Trials: in turns, each with a Ray of its own, so many trials that only report one number, as a study (with its record
-of every event and trial) and as Tune alone, both with the same sampler, ASHA, loggers and warm processes. Wall seconds in all.
-The claim is a ratio of 1.15 at most.
+of every event and trial) and as Tune alone, both with the same sampler, ASHA, loggers and warm processes. Wall
+seconds in all. The claim is a ratio of 1.15 at most.
 Replay: nothing is trained. The learning curves of every setting of a grid, recorded by a study on real photographs
 (benchmarks/curves.yaml), are handed out as the search asks for them. The claim: with a third of the epochs that all
 settings take together, ASHA + TPE find a Dice within 0.001 of the best of them, from each of three seeds.
