@@ -12,7 +12,7 @@ from distseg import __version__
 from distseg.cli import main as cli
 from distseg.errors import DataError, DistsegError, TrainingError
 
-COMMANDS = ["train", "tune", "leaderboard", "report", "export", "evaluate", "predict", "submission", "score"]
+COMMANDS = ["train", "tune", "leaderboard", "report", "export", "evaluate", "predict", "submission", "score", "app"]
 JOBS_COMMANDS = [
     *("submit", "list", "show", "explain", "logs", "wait", "cancel", "retry", "priority", "pause", "unpause", "serve")
 ]
