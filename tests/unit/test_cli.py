@@ -13,7 +13,7 @@ from distseg.cli import main as cli
 from distseg.errors import DataError, DistsegError, TrainingError
 
 COMMANDS = [
-    *("train", "tune", "leaderboard", "report", "export", "evaluate", "predict", "submission", "score", "doctor")
+    *("train", "tune", "leaderboard", "report", "export", "evaluate", "predict", "submission", "score", "app", "doctor")
 ]
 JOBS_COMMANDS = [
     *("submit", "list", "show", "explain", "logs", "wait", "cancel", "retry", "priority", "pause", "unpause", "serve"),
