@@ -18,7 +18,6 @@ from distseg.home import unique_name
 from distseg.on_ray.lost import STARTS_MAX, interrupt, is_loss, reason_of_loss, wait_for_room
 from distseg.on_ray.trainers import ElasticTrainer, LeanTrainer, own_error
 from distseg.records import Status, TrialRecord
-from distseg.train.loop import run
 from distseg.train.run_folder import RunSpec, close_record, one_line
 
 
@@ -59,7 +58,7 @@ def fit(
     name = unique_name(spec.folder.name)  # under a name used before, Ray would resume its own snapshot in silence
     resources = {"CPU": cpus_per_worker} | ({"GPU": gpus_per_worker} if gpus_per_worker else {})
     elastic = workers_min is not None and workers_min < workers
-    kind: Any = LeanTrainer if own_ray else ray.train.torch.TorchTrainer
+    kind: Any = partial(LeanTrainer, alone=own_ray)
     if elastic:
         kind = partial(ElasticTrainer, checkpoint=spec.folder / records.LAST_CHECKPOINT)
     trainer = kind(
@@ -97,6 +96,8 @@ def fit(
 
 
 def _train_worker(spec: RunSpec) -> None:
+    from distseg.train.loop import run  # here: a driver that only waits for its workers does without
+
     run(spec, TrainWorker())
 
 

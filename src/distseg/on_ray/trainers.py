@@ -17,20 +17,25 @@ from distseg.errors import DistsegError
 
 _FAILURES_MAX = 5
 """One after another without a new checkpoint; a lost node costs two: its workers, and waiting for it in vain."""
-_NOT_NEEDED = {"DatasetsCallback", "PlacementGroupCleanerCallback"}
 
 
 class LeanTrainer(TorchTrainer):
-    """For a fixed number of workers on a Ray that serves one run alone: without the helpers of a shared cluster.
+    """For a fixed number of workers: without the helpers that a run of ours has no use for.
 
-    Ray Train starts a process each for Ray Data's shards, for autoscaling, and for placement groups that outlive a
-    killed controller. A Ray that a command has started has no autoscaler and ends with it; a run of ours reads no Ray
-    Data. Each of those processes takes four seconds of CPU time, most of it before the first step.
+    Ray Train starts a process each for Ray Data's shards, for asking an autoscaler, and for placement groups that
+    outlive a killed controller. A run of ours reads no Ray Data, and starts only where the nodes that are there hold
+    it; what a Ray of its own leaves behind ends with that Ray. Each of those processes takes four seconds of CPU time,
+    most of it before the first step.
     """
+
+    def __init__(self, *given: Any, alone: bool, **named: Any) -> None:
+        """``alone``: the Ray serves this run, and ends with it."""
+        super().__init__(*given, **named)
+        self._not_needed = {"DatasetsCallback"} | ({"PlacementGroupCleanerCallback"} if alone else set())
 
     def _create_default_callbacks(self) -> list[Any]:
         callbacks: list[Any] = super()._create_default_callbacks()
-        return [callback for callback in callbacks if type(callback).__name__ not in _NOT_NEEDED]
+        return [callback for callback in callbacks if type(callback).__name__ not in self._not_needed]
 
     def _initialize_and_run_controller(self, **settings: Any) -> Any:
         settings["scaling_policy"] = _WithoutAutoscaler(self.scaling_config)  # type: ignore[arg-type]

@@ -27,7 +27,6 @@ from distseg.on_ray.session import cluster_total, concurrent_trials
 from distseg.on_ray.train import fit
 from distseg.on_ray.turns import Turns
 from distseg.search.study import Study
-from distseg.train.loop import run
 from distseg.train.run_folder import RunSpec
 from distseg.train.worker import default_device
 
@@ -140,6 +139,8 @@ def train_trial(trial: dict[str, Any], study: dict[str, Any]) -> None:
     )
     resources = study["resources"]
     if resources.workers_per_trial == 1:
+        from distseg.train.loop import run  # here: the study's driver, and those of nested trials, do without
+
         run(spec, TrialWorker(gpu=resources.gpus_per_worker > 0))
         return
     fit(
