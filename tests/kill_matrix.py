@@ -379,6 +379,8 @@ def play(lab: Lab, victim: str, step: str) -> Row:
     until(lambda: queue.job(job.id).state.over, f"{victim} at {step}: the job's end", lab)
     seconds = time.monotonic() - killed_at
     check(queue, job.id, folder, lab)
+    # the job may have ended while the second dispatcher was starting
+    until(lambda: f"dispatcher {serving.pid} leads" in lab.log(), f"{victim} at {step}: leadership", lab)
     serving.terminate()
     assert serving.wait(60) == 0, lab.log()
     with queue.database.reading() as connection:

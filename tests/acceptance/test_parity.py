@@ -18,6 +18,8 @@ from distseg.tasks.predictor import Predictor
 
 MANIFEST = ExportManifest.bare(("background", "thing"))
 ENCODERS = {"unetplusplus": "resnet18", "linknet": "resnet18", "segformer": "mit_b0", "dpt": "tu-vit_tiny_patch16_224"}
+SIZES = {"dpt": (224, 224), "pan": (160, 128)}
+"""A vision transformer takes one size; PAN halves its deepest features three times more."""
 
 
 @pytest.mark.parametrize("channels", [1, 11])
@@ -27,7 +29,7 @@ def test_every_architecture(architecture: str, channels: int, tmp_path: Path) ->
     encoder = None if whole else ENCODERS.get(architecture, "resnet18")
     torch.manual_seed(0)
     built = build_model(ModelConfig(architecture=architecture, encoder=encoder, width=8), channels)
-    size = (224, 224) if architecture == "dpt" else (128, 96)  # a vision transformer takes one size
+    size = SIZES.get(architecture, (128, 96))
     predictor = Predictor(built.network, input_size=size, divisor=built.divisor, mean=built.mean, std=built.std).eval()
     _, found = _compiled(predictor, MANIFEST, tmp_path / "draft.ts")
     for each in found:
