@@ -60,6 +60,7 @@ def test_a_run_leaves_its_files_and_nothing_else(whole: RunSpec) -> None:
         "record.json",
         "epochs.jsonl",
         "groups.json",
+        ".turn",  # whose turn it is to write them
         "progress.json",
         "checkpoints/last.pt",
         "checkpoints/best.pt",
