@@ -60,6 +60,7 @@ def test_a_run_leaves_its_files_and_nothing_else(whole: RunSpec) -> None:
         "record.json",
         "epochs.jsonl",
         "groups.json",
+        ".turn",  # whose turn it is to write them
         "progress.json",
         "checkpoints/last.pt",
         "checkpoints/best.pt",
@@ -69,7 +70,7 @@ def test_a_run_leaves_its_files_and_nothing_else(whole: RunSpec) -> None:
     }
     assert {path.name for path in whole.folder.iterdir()} == {
         *("config.yaml", "record.json", "epochs.jsonl", "groups.json", "progress.json"),
-        *("checkpoints", "panels", "tensorboard"),
+        *("checkpoints", "panels", "tensorboard", ".turn"),
     }
     assert config.load_run(whole.folder / "config.yaml") == whole.config
     rows = read_json_lines(whole.folder / "epochs.jsonl")
