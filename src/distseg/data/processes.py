@@ -9,7 +9,8 @@ from multiprocessing import util
 
 import cv2
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # malloc.h
+_GIVEN_BACK_BYTES = 1 << 20  # larger blocks than this are returned as soon as they are freed
 _KEEP_BYTES = 1 << 25  # the most that glibc accepts as a threshold for mmap
 
 
@@ -29,6 +30,17 @@ def keep_memory() -> None:
     if hasattr(libc, "mallopt"):
         libc.mallopt(_M_MMAP_THRESHOLD, _KEEP_BYTES)
         libc.mallopt(_M_TRIM_THRESHOLD, 1 << 30)
+
+
+def give_memory_back() -> None:
+    """Lets a process of many threads that serves for long end each task with the memory that it began it with.
+
+    Else glibc keeps what each thread freed, in a heap of that thread's own. Images then cost page faults each time.
+    """
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        libc.mallopt(_M_ARENA_MAX, 2)
+        libc.mallopt(_M_MMAP_THRESHOLD, _GIVEN_BACK_BYTES)
 
 
 def _end_with_starter() -> None:
