@@ -49,6 +49,9 @@ def app(
     folder = None if study is None else Home.from_environment(home).existing_study(study)
     signal.signal(signal.SIGTERM, _end)  # so that what was uploaded is removed
     with bound(host, port) as place, tempfile.TemporaryDirectory(prefix="distseg-app-") as files:
+        from distseg.data.processes import give_memory_back
+
+        give_memory_back()  # before there are threads
         from distseg.predict.answer import open_answerer
 
         answerer = open_answerer(model)
