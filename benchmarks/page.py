@@ -202,8 +202,7 @@ def uploads(port: int, process: int, parallel: int, turns: int, new: bool) -> bo
                     print(repr(error)[:300], file=sys.stderr)
                 else:
                     slowest = max(slowest, answered.result())
-            time.sleep(2)  # closed pages are noticed
-            memory.append(resident_mb(process))
+            memory.append(min(resident_mb(process) for _ in range(10) if time.sleep(0.5) is None))  # at rest
     growth = memory[-1] / memory[SETTLED - 1]
     line = {
         "figure": f"uploads by {'new' if new else 'the same'} clients",

@@ -171,10 +171,15 @@ def test_the_desk_asks_the_model_once_and_hands_out_files(models: dict[str, Path
     assert counting.asked == [(1280, 2560, 3)]
     picture = cv2.imdecode(np.frombuffer(shown.picture, np.uint8), cv2.IMREAD_COLOR_RGB)
     assert picture.shape == (SHOWN_SIDE // 2, SHOWN_SIDE, 3)
+    assert desk.redraw("me", 0.5, 0.5) is None  # stands so already
     again = desk.redraw("me", 0.9, 0.5)
+    assert again is not None
     assert again.picture != shown.picture
     assert [each.share for each in again.regions] == [1, 0]
-    assert desk.redraw("me", 0.5, 0.5).picture == shown.picture
+    back = desk.redraw("me", 0.5, 0.5)
+    assert back is not None
+    assert back.picture == shown.picture
+    assert desk.redraw("you", 0.5, 0.5) is None
     token = shown.kept.token
     mask, overlay, runs = (desk.file(token, what, 0.5, 0.5) for what in ("mask.png", "overlay.png", "run_lengths.csv"))
     assert [each.name for each in (mask, overlay, runs)] == [
@@ -190,8 +195,9 @@ def test_the_desk_asks_the_model_once_and_hands_out_files(models: dict[str, Path
         with pytest.raises(InputError, match="no longer kept"):
             desk.file(*wrong, 0.5, 0.5)
     desk.drop("me")
+    assert desk.redraw("me", 0.9, 0.5) is None
     with pytest.raises(InputError, match="no longer kept"):
-        desk.redraw("me", 0.5, 0.5)
+        desk.file(token, "mask.png", 0.5, 0.5)
 
 
 def test_the_desk_keeps_the_last_used_within_its_bytes(models: dict[str, Path]) -> None:
@@ -200,17 +206,17 @@ def test_the_desk_keeps_the_last_used_within_its_bytes(models: dict[str, Path]) 
     desk, _ = desk_of(models["binary"], kept_bytes=3 * each)
     for session in "abc":
         desk.answer(data, "x.png", session, 0.5, 0.5)
-    desk.redraw("a", 0.5, 0.5)
+    assert desk.redraw("a", 0.6, 0.5) is not None
     desk.answer(data, "x.png", "d", 0.5, 0.5)
     for session in "acd":
-        desk.redraw(session, 0.5, 0.5)
+        assert desk.redraw(session, 0.7, 0.5) is not None
     with pytest.raises(InputError, match="no longer kept"):
-        desk.redraw("b", 0.5, 0.5)
+        desk.redraw("b", 0.7, 0.5)
     desk.answer(data, "x.png", "d", 0.5, 0.5)  # replaces its own
-    desk.redraw("a", 0.5, 0.5)
+    assert desk.redraw("a", 0.8, 0.5) is not None
     tight, _ = desk_of(models["binary"], kept_bytes=1)
     tight.answer(data, "x.png", "a", 0.5, 0.5)
-    tight.redraw("a", 0.5, 0.5)  # the one in hand is always there
+    assert tight.redraw("a", 0.6, 0.5) is not None  # the one in hand is always there
 
 
 def test_a_file_that_is_no_image_within_limits_is_answered_by_a_sentence(models: dict[str, Path]) -> None:

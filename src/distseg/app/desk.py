@@ -7,7 +7,7 @@ import secrets
 import threading
 import time
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from distseg.app.upload import Limits, decode_upload
@@ -21,6 +21,7 @@ SHOWN_SIDE = 1280
 """Longest side in pixels of the picture on the page; files to download have the image's own size."""
 _FILES = {"mask.png": "image/png", "overlay.png": "image/png", "run_lengths.csv": "text/csv; charset=utf-8"}
 _DRAWN_AT_ONCE = 2
+_PAGES_MAX = 1000
 _GONE = "This image is no longer kept here. Please send it again."
 
 
@@ -40,6 +41,9 @@ class Kept:
     model_ms: float
     whole_ms: float
     """From the file's bytes to the picture on the page."""
+    threshold: float
+    opacity: float
+    """With which it was drawn last."""
 
     @property
     def nbytes(self) -> int:
@@ -72,7 +76,7 @@ class Desk:
         self._answerer = answerer
         self.limits = limits
         self._kept_bytes = kept_bytes
-        self._kept: OrderedDict[str, Kept] = OrderedDict()  # by session, the longest unused first
+        self._kept: OrderedDict[str, Kept | None] = OrderedDict()  # by session, the longest unused first; None: gone
         self._lock = threading.Lock()
         self._model = threading.Lock()
         self._drawing = threading.Semaphore(_DRAWN_AT_ONCE)
@@ -87,16 +91,25 @@ class Desk:
             small_answer = answer.reduced((small.shape[1], small.shape[0]))
             picture = jpeg(small_answer.drawn(small, threshold, opacity))
             whole_ms = 1000 * (time.perf_counter() - started)
-        kept = Kept(secrets.token_urlsafe(16), name, data, small, answer, small_answer, model_ms, whole_ms)
+        token = secrets.token_urlsafe(16)
+        kept = Kept(token, name, data, small, answer, small_answer, model_ms, whole_ms, threshold, opacity)
         self._keep(session, kept)
         return Shown(kept, picture, answer.regions(threshold))
 
-    def redraw(self, session: str, threshold: float, opacity: float) -> Shown:
-        """The session's last image at another threshold; InputError, a sentence, when it is not kept any more."""
+    def redraw(self, session: str, threshold: float, opacity: float) -> Shown | None:
+        """The session's last image at another threshold; None when it has none, or it was drawn so already.
+
+        InputError, a sentence, when it had one that is not kept any more.
+        """
         with self._lock:
-            kept = self._kept.get(session)
+            if session not in self._kept:
+                return None
+            kept = self._kept[session]
             if kept is None:
                 raise InputError(_GONE)
+            if (kept.threshold, kept.opacity) == (threshold, opacity):
+                return None
+            kept = self._kept[session] = replace(kept, threshold=threshold, opacity=opacity)
             self._kept.move_to_end(session)
         with self._drawing:
             picture = jpeg(kept.small_answer.drawn(kept.small, threshold, opacity))
@@ -105,7 +118,8 @@ class Desk:
     def file(self, token: str, what: str, threshold: float, opacity: float) -> File:
         """``mask.png``, ``overlay.png`` or ``run_lengths.csv`` at the image's own size; InputError when it is gone."""
         with self._lock:
-            kept = next((each for each in self._kept.values() if secrets.compare_digest(each.token, token)), None)
+            all_kept = [each for each in self._kept.values() if each is not None]
+        kept = next((each for each in all_kept if secrets.compare_digest(each.token, token)), None)
         if kept is None or what not in _FILES:
             raise InputError(_GONE)
         with self._drawing:
@@ -127,7 +141,14 @@ class Desk:
         with self._lock:
             self._kept.pop(session, None)
             self._kept[session] = kept
-            while len(self._kept) > 1 and sum(each.nbytes for each in self._kept.values()) > self._kept_bytes:
+            used = sum(each.nbytes for each in self._kept.values() if each is not None)
+            for other, each in list(self._kept.items())[:-1]:
+                if used <= self._kept_bytes:
+                    break
+                if each is not None:
+                    self._kept[other] = None
+                    used -= each.nbytes
+            while len(self._kept) > _PAGES_MAX:
                 self._kept.popitem(last=False)
 
 

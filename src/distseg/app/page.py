@@ -1,5 +1,6 @@
 """What stands on the page, and which function answers which move; Gradio's side of it alone."""
 
+import functools
 import secrets
 import sys
 import traceback
@@ -24,9 +25,6 @@ _WAITING_MAX = 200
 _DRAWING_AT_ONCE = 2
 _FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica", "Arial", "sans-serif")
 _BROKEN = "Something went wrong on the server; its terminal says what. Please try another image."
-
-Views = tuple[str | None, str, str]
-"""File of the picture shown, findings and sentence as HTML."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +115,7 @@ class Page:
         gr.HTML(fragments.terms(self.desk.limits, KEPT_MINUTES))
         shown = [picture, findings, sentence]
         settings = [threshold, opacity]
-        image.change(
+        answered = image.change(
             self._answer,
             [image, *settings],
             shown,
@@ -125,10 +123,11 @@ class Page:
             concurrency_limit=1,
             api_visibility="private",
         )
-        for slider in settings:
-            slider.input(
+        # one event for both sliders: of two, the earlier one's picture might come last
+        for event in (answered.then, functools.partial(gr.on, [threshold.input, opacity.input])):
+            event(
                 self._redraw,
-                [image, *settings],
+                settings,
                 shown,
                 show_progress="hidden",
                 trigger_mode="always_last",
@@ -137,7 +136,7 @@ class Page:
                 api_visibility="private",
             )
 
-    def _answer(self, path: str | None, threshold: float, opacity: float, request: gr.Request) -> Views:
+    def _answer(self, path: str | None, threshold: float, opacity: float, request: gr.Request) -> Any:
         session = str(request.session_hash)
         if path is None:
             self.desk.drop(session)
@@ -154,17 +153,19 @@ class Page:
             raise InputError("This image is no longer on the server. Please send it again.") from None
         return self.desk.answer(data, path.name, session, threshold, opacity)
 
-    def _redraw(self, path: str | None, threshold: float, opacity: float, request: gr.Request) -> Any:
-        if path is None:
-            return gr.skip(), gr.skip(), gr.skip()
+    def _redraw(self, threshold: float, opacity: float, request: gr.Request) -> Any:
+        """Also after each answer, for sliders that were moved meanwhile."""
         return self._views(lambda: self.desk.redraw(str(request.session_hash), threshold, opacity), threshold, opacity)
 
     def _leave(self, request: gr.Request) -> None:
         self.desk.drop(str(request.session_hash))
 
-    def _views(self, show: Callable[[], Shown], threshold: float, opacity: float) -> Views:
+    def _views(self, show: Callable[[], Shown | None], threshold: float, opacity: float) -> Any:
+        """File of the picture, findings and sentence as HTML; all stay as they are when there is nothing to show."""
         try:
             shown = show()
+            if shown is None:
+                return gr.skip(), gr.skip(), gr.skip()
             folder = self.uploads / secrets.token_urlsafe(16)  # in Gradio's folder: not copied, deleted too
             folder.mkdir()
             picture = folder / f"{Path(shown.kept.name).stem}.jpg"

@@ -25,7 +25,6 @@ from distseg.app.samples import draw_samples
 from distseg.app.study import StudyTab
 from distseg.app.upload import Limits
 from distseg.app.users import Users
-from distseg.data.processes import give_memory_back
 from distseg.errors import InputError
 from distseg.predict.answer import Answerer
 from distseg.predict.pictures import jpeg
@@ -63,7 +62,6 @@ def serve(site: Site, bound: socket.socket, folder: Path, ready: Callable[[], No
 
     ``folder`` is for files; Gradio's own folder must be ``folder / "uploads"`` (``GRADIO_TEMP_DIR``).
     """
-    give_memory_back()
     config = uvicorn.Config(
         build(site, folder), log_level="warning", timeout_graceful_shutdown=_ENDING_S, lifespan="on", access_log=False
     )

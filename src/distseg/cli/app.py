@@ -1,13 +1,18 @@
 """``distseg app``: the web page on which a model is tried."""
 
 import os
+import shutil
 import signal
 import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+_REMOVING_S = 5.0
 TERMINATED = 143
 """The shell's exit code for SIGTERM."""
 
@@ -48,17 +53,32 @@ def app(
         raise InputError(f"--host {host}: would let anybody on the network in; name who may with --auth-file FILE")
     folder = None if study is None else Home.from_environment(home).existing_study(study)
     signal.signal(signal.SIGTERM, _end)  # so that what was uploaded is removed
-    with bound(host, port) as place, tempfile.TemporaryDirectory(prefix="distseg-app-") as files:
+    with bound(host, port) as place, _own_folder() as files:
+        from distseg.data.processes import give_memory_back
+
+        give_memory_back()  # before there are threads
         from distseg.predict.answer import open_answerer
 
         answerer = open_answerer(model)
-        _settle_gradio(Path(files) / "uploads")
+        _settle_gradio(files / "uploads")
         from distseg.app.server import Site, serve
 
         def ready() -> None:
             print(f"{model} on {url_of(place)} (Ctrl-C ends it)", flush=True)
 
-        serve(Site(model.name, answerer, folder, users), place, Path(files), ready)
+        serve(Site(model.name, answerer, folder, users), place, files, ready)
+
+
+@contextmanager
+def _own_folder() -> Iterator[Path]:
+    """A temporary folder, removed at the end with what an answer that was under way may still write into it."""
+    folder = Path(tempfile.mkdtemp(prefix="distseg-app-"))
+    try:
+        yield folder
+    finally:
+        deadline = time.monotonic() + _REMOVING_S
+        while folder.exists() and time.monotonic() < deadline:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _settle_gradio(uploads: Path) -> None:
