@@ -1,6 +1,7 @@
 """``cluster/node.sh`` and ``docker/entrypoint.sh``, with a ``ray`` and a ``distseg`` that note how they are called."""
 
 import os
+import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,8 +9,7 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-NODE = REPOSITORY / "cluster" / "node.sh"
-ENTRYPOINT = REPOSITORY / "docker" / "entrypoint.sh"
+NODE, ENTRYPOINT = Path("cluster/node.sh"), Path("docker/entrypoint.sh")
 SCRIPTS = sorted([*REPOSITORY.glob("cluster/*.sh"), *REPOSITORY.glob("docker/*.sh")])
 
 
@@ -33,8 +33,11 @@ def run(folder: Path, script: Path, *words: str, **environment: str) -> Called:
         )
         fake.chmod(0o755)
     (folder / "arguments").write_text("")
+    for each in (NODE, ENTRYPOINT):  # a copy: beside the project's own stands an environment with a real `ray`
+        (folder / each).parent.mkdir(exist_ok=True)
+        shutil.copy2(REPOSITORY / each, folder / each)
     base = {"HOME": str(folder), "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([str(script), *words], env=base | environment, capture_output=True, text=True)
+    done = subprocess.run([str(folder / script), *words], env=base | environment, capture_output=True, text=True)
     found = (folder / "arguments").read_text().split("\0")[:-1]
     pairs = (folder / "environment").read_text().split("\0")[:-1] if found else []
     return Called(done.returncode, done.stderr, found, dict(pair.split("=", 1) for pair in pairs))

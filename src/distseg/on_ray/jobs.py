@@ -45,7 +45,13 @@ class RayJobs:
 
     def nodes(self) -> tuple[Node, ...]:
         with self._answering():
-            found = list_nodes(address=self.address, filters=[("state", "=", "ALIVE")], limit=_NODES_MAX, timeout=10)
+            found = list_nodes(
+                address=self.address,
+                filters=[("state", "=", "ALIVE")],
+                limit=_NODES_MAX,
+                timeout=10,
+                raise_on_missing_output=False,  # it takes dead nodes that the filter leaves out for lost ones
+            )
         return tuple(sorted((_node(state) for state in found), key=lambda node: node.name))
 
     def submit(self, submission: Submission) -> None:
