@@ -89,23 +89,21 @@ def test_workers_errors_reach_the_caller_as_they_are(shards: Path, tmp_path: Pat
     assert (other.folder / "record.json").read_bytes() == before
 
 
-def test_a_run_of_its_own_ray_starts_without_a_clusters_helpers() -> None:
+def test_a_run_starts_without_the_helpers_that_it_has_no_use_for() -> None:
     """The names are private to Ray: a version that renames them must be noticed."""
     from ray.train import ScalingConfig
     from ray.train.torch import TorchTrainer
 
     from distseg.on_ray.trainers import LeanTrainer
 
-    helpers = {"DatasetsCallback", "PlacementGroupCleanerCallback"}
-    stock, lean = (
-        {
-            type(each).__name__
-            for each in kind(print, scaling_config=ScalingConfig(num_workers=2))._create_default_callbacks()
-        }
-        for kind in (TorchTrainer, LeanTrainer)
-    )
-    assert stock - lean == helpers
-    assert lean < stock
+    def helpers(trainer: TorchTrainer) -> set[str]:
+        return {type(each).__name__ for each in trainer._create_default_callbacks()}
+
+    two = ScalingConfig(num_workers=2)
+    stock = helpers(TorchTrainer(print, scaling_config=two))
+    assert stock - helpers(LeanTrainer(print, alone=False, scaling_config=two)) == {"DatasetsCallback"}
+    alone = helpers(LeanTrainer(print, alone=True, scaling_config=two))
+    assert stock - alone == {"DatasetsCallback", "PlacementGroupCleanerCallback"}
 
 
 def test_an_elastic_run_tries_again_as_long_as_it_gets_on(tmp_path: Path) -> None:
