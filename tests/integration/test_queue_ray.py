@@ -150,8 +150,8 @@ def test_a_job_rendered_for_kuberay_runs_as_its_operator_submits_it(lab: Lab, tm
         "open(out, 'w').write('|'.join([*words, *os.listdir(), os.environ[words[0]]]))"
     )
     words = ["python", "-c", script, str(out), "DISTSEG_JOB_ID", "$HOME `id`"]
-    job = lab.json("submit", "--name", "rendered", "--working-dir", str(code), "--", *words)["id"]
-    lab.run("pause", job)
+    more = "640"  # CPUs than there are: no dispatcher of ours starts it meanwhile
+    job = lab.json("submit", "--name", "rendered", "--cpus", more, "--working-dir", str(code), "--", *words)["id"]
     spec = yaml.safe_load(lab.run("render", "--target", "kuberay", job))["spec"]
     body = {"entrypoint": spec["entrypoint"], "runtime_env": yaml.safe_load(spec["runtimeEnvYAML"])}
     token = Path(lab.environment["RAY_AUTH_TOKEN_PATH"]).read_text()
