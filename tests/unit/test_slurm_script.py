@@ -58,6 +58,8 @@ def nothing_is_left(slurm: FakeSlurm) -> None:
 
 def test_the_command_runs_beside_two_nodes_and_everything_ends_with_it(slurm: FakeSlurm) -> None:
     shown = (
+        # the second node's step may be called later than the fake cluster says that it is there
+        """until [ "$(grep -c '^ray ' "$SLURM_FAKE/calls")" = 2 ]; do sleep 0.02; done; """
         'stat -c %a "$RAY_AUTH_TOKEN_PATH"; cat "$RAY_AUTH_TOKEN_PATH"; echo; '
         "echo $RAY_AUTH_MODE $RAY_ADDRESS $RAY_API_SERVER_ADDRESS $DISTSEG_JOB_ID $DISTSEG_JOB_ATTEMPT; exit 7"
     )
