@@ -22,7 +22,6 @@ KEPT_MINUTES = 10
 """After which what was sent, and what was drawn, is deleted from the disk."""
 _LOOKED_AT_S = 60
 _WAITING_MAX = 200
-_DRAWING_AT_ONCE = 2
 _FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica", "Arial", "sans-serif")
 _BROKEN = "Something went wrong on the server; its terminal says what. Please try another image."
 
@@ -123,7 +122,8 @@ class Page:
             concurrency_limit=1,
             api_visibility="private",
         )
-        # one event for both sliders: of two, the earlier one's picture might come last
+        # one event for both sliders: of two, the earlier one's picture might come last. Not queued: Gradio closes the
+        # stream of a page's queued answers with the last of them, and the answer to a move sent meanwhile is lost
         for event in (answered.then, functools.partial(gr.on, [threshold.input, opacity.input])):
             event(
                 self._redraw,
@@ -131,8 +131,7 @@ class Page:
                 shown,
                 show_progress="hidden",
                 trigger_mode="always_last",
-                concurrency_limit=_DRAWING_AT_ONCE,
-                concurrency_id="drawing",
+                queue=False,
                 api_visibility="private",
             )
 
