@@ -16,7 +16,7 @@ from distseg import records
 from distseg.errors import TrainingError
 from distseg.home import unique_name
 from distseg.on_ray.lost import STARTS_MAX, interrupt, is_loss, reason_of_loss, wait_for_room
-from distseg.on_ray.trainers import ElasticTrainer, LeanTrainer, own_error
+from distseg.on_ray.trainers import ElasticTrainer, LeanTrainer, NestedTrainer, own_error
 from distseg.records import Status, TrialRecord
 from distseg.train.run_folder import RunSpec, close_record, one_line
 
@@ -58,7 +58,7 @@ def fit(
     name = unique_name(spec.folder.name)  # under a name used before, Ray would resume its own snapshot in silence
     resources = {"CPU": cpus_per_worker} | ({"GPU": gpus_per_worker} if gpus_per_worker else {})
     elastic = workers_min is not None and workers_min < workers
-    kind: Any = partial(LeanTrainer, alone=own_ray)
+    kind: Any = NestedTrainer if spec.study is not None else partial(LeanTrainer, alone=own_ray)
     if elastic:
         kind = partial(ElasticTrainer, checkpoint=spec.folder / records.LAST_CHECKPOINT)
     trainer = kind(

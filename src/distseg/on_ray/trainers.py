@@ -1,12 +1,14 @@
-"""TorchTrainers for the two ways in which a run of ours differs from what Ray Train expects.
+"""TorchTrainers for the ways in which a run of ours differs from what Ray Train expects.
 
 Both override private parts of Ray Train (2.60); where a version of Ray lacks such a part, Ray does as ever.
 """
 
+import asyncio
 import os
 from pathlib import Path
 from typing import Any
 
+from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2._internal.execution.failure_handling import FailureDecision, FailurePolicy
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 from ray.train.v2.api.config import FailureConfig
@@ -39,7 +41,26 @@ class LeanTrainer(TorchTrainer):
 
     def _initialize_and_run_controller(self, **settings: Any) -> Any:
         settings["scaling_policy"] = _WithoutAutoscaler(self.scaling_config)  # type: ignore[arg-type]
+        return self._run_controller(**settings)
+
+    def _run_controller(self, **settings: Any) -> Any:
         return super()._initialize_and_run_controller(**settings)
+
+
+class NestedTrainer(LeanTrainer):
+    """For a trial of Ray Tune: the trial's own actor is the controller.
+
+    Ray Train gives the controller a process of its own, which the workers wait for: six seconds that the trial, which
+    has loaded the same libraries just before, only waits. When the trial's process dies, so do the workers, as ever.
+    """
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, alone=False, **named)
+
+    def _run_controller(self, **settings: Any) -> Any:
+        controller = TrainController(**settings)
+        asyncio.run(controller.run())  # type: ignore[no-untyped-call]
+        return controller.get_result()
 
 
 class ElasticTrainer(TorchTrainer):
