@@ -295,6 +295,14 @@ def collect(folder: Path) -> None:
             raise SystemExit(f"{path}: {record.status} after {len(scores)} epochs; want whole curves")
         curves.append({"overrides": record.overrides, "scores": scores})
     space = {name: dimension.model_dump(exclude_none=True) for name, dimension in search.space.items()}
+    grid = [
+        dict(zip(space, each, strict=True)) for each in itertools.product(*[one["values"] for one in space.values()])
+    ]
+    found = [curve["overrides"] for curve in curves]
+    if missing := [each for each in grid if each not in found]:
+        raise SystemExit(
+            f"{folder}: lacks {len(missing)} of {len(grid)} settings; go on with more --trials and --resume"
+        )
     about = {"metric": info.metric, "data_digest": info.data_digest, "epochs": base.train.epochs}
     rows = ",\n".join(json.dumps(curve) for curve in curves)
     print(f'{{"about": {json.dumps(about)},\n"space": {json.dumps(space)},\n"curves": [\n{rows}\n]}}')

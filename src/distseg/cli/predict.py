@@ -61,7 +61,7 @@ def predict(
     from distseg.predict.pictures import WritePictures
     from distseg.predict.segmenter import Recipe, Segmenter
 
-    jobs = named([path.resolve() for path in find_images(images)])
+    jobs = named(find_images(images))
     if model.is_file() and (known := manifest_in(model)) is not None and known.task == "instance":
         unfit = {
             "--probabilities": probabilities,

@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 
 from distseg.data.cache import ShardCache
 from distseg.errors import DistsegError
-from distseg.on_ray.session import check_workers, cluster_total, session
+from distseg.on_ray.session import check_workers, cluster_total, cpus_beside_a_gpu, session
 from distseg.predict.decode import Decoders, Unreadable
 from distseg.predict.evaluate import Counted, Evaluator, Part
 from distseg.predict.inputs import Job
@@ -26,6 +26,7 @@ Result = TypeVar("Result")
 _PORTION = 4 * CHUNK  # images handed to an actor at once; whole chunks, so batches are those of one run here
 _AHEAD = 2  # parts done or under way for each actor, beyond the first that is not done
 _DEATHS_MAX = 3
+_CPUS_MAX = 16  # decoders beyond that wait for the GPU
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,10 @@ class PortionWorker(Generic[Result]):
     finish: Finish[Result]
 
     def __call__(self) -> Callable[[Sequence[Job]], list[Result | Unreadable]]:
-        pipeline = Pipeline(Segmenter.open(self.recipe), self.finish, Decoders(0))
+        import ray
+
+        cpus = ray.get_runtime_context().get_assigned_resources()["CPU"]  # type: ignore[no-untyped-call]
+        pipeline = Pipeline(Segmenter.open(self.recipe), self.finish, Decoders(int(cpus)))
         return lambda jobs: list(pipeline(jobs))
 
 
@@ -62,16 +66,19 @@ def evaluators(
 
 
 def spread(make: Callable[[], Callable[[Any], Any]], tasks: Sequence[Any], workers: int) -> Iterator[Any]:
-    """Results of ``make()(task)`` in the tasks' order, by as many actors, a GPU each where the cluster has any.
+    """Results of ``make()(task)`` in the tasks' order, by as many actors.
+
+    An actor takes a CPU; where the cluster has GPUs, one of them with its share of its node's CPUs, which feed it.
 
     ClusterError when the cluster can never hold them; what ``make`` or a task raises on purpose is raised here.
     DistsegError when a part is lost with its actor three times.
     """
     if not tasks:
         return
-    gpus = 1.0 if cluster_total("GPU") >= 1 else 0.0
-    check_workers(workers, 1, gpus)
-    crew = _Crew(make, gpus, min(workers, len(tasks)))
+    gpus = 1 if cluster_total("GPU") >= 1 else 0
+    cpus = max(1, min(int(cpus_beside_a_gpu()), _CPUS_MAX)) if gpus else 1
+    check_workers(workers, cpus, gpus)
+    crew = _Crew(make, cpus, gpus, min(workers, len(tasks)))
     try:
         yield from crew.run(tasks)
     finally:
@@ -98,7 +105,8 @@ class _Actor:
 @dataclass
 class _Crew:
     make: Callable[[], Callable[[Any], Any]]
-    gpus: float
+    cpus: int
+    gpus: int
     size: int
     opening: dict[Any, Any] = field(default_factory=dict)  # reference -> actor
     running: dict[Any, tuple[Any, int]] = field(default_factory=dict)  # reference -> (actor, number of its task)
@@ -148,7 +156,7 @@ class _Crew:
     def _hire(self) -> None:
         import ray
 
-        remote: Any = ray.remote(num_cpus=1, num_gpus=self.gpus, max_restarts=0)(_Actor)
+        remote: Any = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_restarts=0)(_Actor)
         actor = remote.remote(self.make)
         self.opening[actor.open.remote()] = actor
 

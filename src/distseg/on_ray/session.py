@@ -138,6 +138,11 @@ def cluster_total(name: str) -> float:
     return sum(node.get(name, 0.0) for node in _nodes())
 
 
+def cpus_beside_a_gpu() -> float:
+    """CPUs that each GPU of a node has to itself, on the node that has the fewest."""
+    return min(node.get("CPU", 0.0) / node["GPU"] for node in _nodes() if node.get("GPU", 0) >= 1)
+
+
 def _room(cpus: float, gpus: float) -> int:
     """How many workers of this size the nodes hold, each on one node, when nothing else runs."""
     return sum(min(_fitting(node.get("CPU", 0), cpus), _fitting_gpus(node.get("GPU", 0), gpus)) for node in _nodes())

@@ -45,12 +45,15 @@ def read_image(path: Path) -> Pixels:
 
 def decode_image(data: bytes, path: Path) -> Pixels:
     """The bytes of the file ``path`` -> as ``read_image``."""
+    damaged = f"{path}: cannot be decoded as an image ({len(data)} bytes); replace or remove the file"
+    if not data:
+        raise DataError(damaged)
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
-    except cv2.error:  # an empty file, a size beyond OpenCV's limit
-        image = None
-    if image is None:  # cv2 returns None on damage, it does not raise
-        raise DataError(f"{path}: cannot be decoded as an image ({len(data)} bytes); replace or remove the file")
+    except cv2.error as error:  # it returns None on damage, and raises on what it will not read
+        raise DataError(f"{path}: is larger than the 2^30 pixels that OpenCV reads; cut it into parts") from error
+    if image is None:
+        raise DataError(damaged)
     return np.asarray(image, np.uint8)
 
 

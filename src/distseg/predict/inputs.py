@@ -1,6 +1,7 @@
 """What a person names on the command line, as images and the names of what is made of them."""
 
 import glob
+import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -26,27 +27,24 @@ class Job:
 def find_images(words: Sequence[str]) -> list[Path]:
     """Files, folders (the images directly inside) and globs (``**`` goes deeper) -> images, each once, in this order.
 
+    Paths are absolute. A link is an image of its own, by its own name: data sets under version control are all links.
     A file that is named is taken whatever its ending. InputError on a URL; DataError on what is not there or holds no
     image.
     """
-    found: dict[Path, Path] = {}
-    for word in words:
-        for path in _named_by(word):
-            found.setdefault(path.resolve(), path)
-    return list(found.values())
+    return list(dict.fromkeys(Path(os.path.abspath(path)) for word in words for path in _named_by(word)))
 
 
 def named(paths: Sequence[Path]) -> list[Job]:
-    """Images with names: the stem where no other image has it, else with its ending, else with folders before it.
+    """Images, by absolute paths, with names: the stem where no other has it, else with its ending, else with folders.
 
     ``a.jpg`` -> ``a``; ``a.jpg`` beside ``a.png`` -> ``a.jpg`` and ``a.png``; ``x/a.jpg`` and ``y/a.jpg`` -> ``x_a``
     and ``y_a``. InputError when nothing of this tells two images apart.
     """
-    deepest = max((len(path.resolve().parts) for path in paths), default=0)
+    deepest = max((len(path.parts) for path in paths), default=0)
     ways: list[Callable[[Path], str]] = [lambda path: path.stem, lambda path: path.name]
     for depth in range(2, deepest + 1):
-        ways.append(lambda path, depth=depth: "_".join(path.resolve().with_suffix("").parts[-depth:]))  # type: ignore[misc]
-        ways.append(lambda path, depth=depth: "_".join(path.resolve().parts[-depth:]))  # type: ignore[misc]
+        ways.append(lambda path, depth=depth: "_".join(path.with_suffix("").parts[-depth:]))  # type: ignore[misc]
+        ways.append(lambda path, depth=depth: "_".join(path.parts[-depth:]))  # type: ignore[misc]
     names: dict[Path, str] = {}
     left = list(paths)
     for way in ways:

@@ -46,9 +46,7 @@ class Segmenter:
             raise InputError("models: none given, want one file made by 'distseg export' at least")
         if recipe.tile is not None:
             check_tile(recipe.tile)
-        device = torch.device(recipe.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        if device.type == "cuda" and not torch.cuda.is_available():
-            raise InputError(f"--device {recipe.device}: torch finds no GPU here; use cpu")
+        device = _device(recipe.device)
         models = tuple(load(path, str(device), foreign=recipe.foreign) for path in recipe.models)
         first = models[0].manifest
         for path, model in zip(recipe.models, models, strict=True):
@@ -109,6 +107,18 @@ class Segmenter:
                 total = found if total is None else total.add_(found)
         assert total is not None
         return total.div_(len(self.models) * (1 + self.tta))
+
+
+def _device(name: str | None) -> torch.device:
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    known = ["cpu", *["cuda"][:gpus], *[f"cuda:{each}" for each in range(gpus)]]
+    if torch.backends.mps.is_available():
+        known.append("mps")
+    if name not in known:
+        raise InputError(f"--device: got '{name}', this machine has {', '.join(known)}")
+    return torch.device(name)
 
 
 def decide(probabilities: torch.Tensor) -> torch.Tensor:
