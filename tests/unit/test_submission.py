@@ -249,7 +249,6 @@ def test_a_torn_header_is_no_unfinished_file(tmp_path: Path, many: Sequence[Path
     [
         {"identity": {"models": ["another"]}},
         {"format": RowFormat(order="column-major")},
-        {"empty_if_unreadable": True},
     ],
 )
 def test_another_model_or_other_options_begin_anew(
@@ -274,6 +273,40 @@ def test_an_image_that_was_replaced_is_done_again(tmp_path: Path, many: Sequence
     save(many[3], TALL, 6)
     write(many, out)
     assert lines(out)[1 + 3] == "03.png,1 24"
+
+
+def test_empty_masks_of_an_earlier_process_are_told_too(tmp_path: Path, many: Sequence[Path]) -> None:
+    out, told, model = tmp_path / "out.csv", [], RedIsObject()
+    for number in (4, CHUNK + 2):
+        many[number].write_bytes(b"no picture")
+    interrupted(many, out, after=CHUNK + 3, empty_if_unreadable=True)
+    write(many, out, model, empty_if_unreadable=True, tell=told.append)
+    assert told[0] == f"{out}: goes on, 16 of 37 are there"
+    assert [line.split(":")[0] for line in told[1:]] == [str(many[4]), str(many[CHUNK + 2])]
+    assert all(line.endswith("its mask is empty") for line in told[1:])
+    assert [shape[0] for shape in model.shapes] == [15, 5]
+    assert lines(out)[1 + 4] == "04.png,"
+
+
+def test_the_advice_to_allow_empty_masks_keeps_the_others(tmp_path: Path, many: Sequence[Path]) -> None:
+    out, told, model = tmp_path / "out.csv", [], RedIsObject()
+    many[4].write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"the others are kept\), or give --unreadable empty"):
+        write(many, out)
+    write(many, out, model, empty_if_unreadable=True, tell=told.append)
+    assert told[0] == f"{out}: goes on, 21 of 37 are there"
+    assert told[1].startswith(f"{many[4]}: ")
+    assert [shape[0] for shape in model.shapes] == [15]
+
+
+def test_empty_masks_are_no_longer_there_when_not_allowed(tmp_path: Path, many: Sequence[Path]) -> None:
+    out, model = tmp_path / "out.csv", RedIsObject()
+    many[4].write_bytes(b"no picture")
+    interrupted(many, out, after=2 * CHUNK + 1, empty_if_unreadable=True)
+    with pytest.raises(DataError, match=r"not written, 1 of 37 images cannot be read: .*04\.png"):
+        write(many, out, model)
+    assert [shape[0] for shape in model.shapes] == [15, 5]  # the second chunk was kept
+    assert not out.exists()
 
 
 def test_two_at_once_are_refused(tmp_path: Path, many: Sequence[Path]) -> None:

@@ -71,7 +71,8 @@ def write_submission(
 
     With ``sample`` (Kaggle's sample_submission.csv) the rows are exactly its ids in its order, else those of ``images``
     in theirs. ``progress`` is called with (images done, images to do). ``tell`` hears in one line of an unfinished
-    submission that is continued, or that is not, and of images for which an empty mask was written.
+    submission that is continued, or that is not, and of every image for which an empty mask was written, by an earlier
+    run too.
 
     An image that cannot be read ends no run: all others are worked on and kept, then DataError names it, and the next
     run works on its chunk alone; or, with ``empty_if_unreadable``, its masks are empty.
@@ -82,22 +83,21 @@ def write_submission(
     jobs, order = _arranged(images, sample, format)
     chunks = [jobs[first : first + CHUNK] for first in range(0, len(jobs), CHUNK)]
     names = hashlib.sha256("\n".join(job.name for job in jobs).encode()).hexdigest()
-    identity = {**(identity or {}), "images": names, "empty_if_unreadable": empty_if_unreadable}
-    with Unfinished(out, identity, chunks) as unfinished:
+    identity = {**(identity or {}), "images": names}
+    with Unfinished(out, identity, chunks, empty_if_unreadable=empty_if_unreadable) as unfinished:
         todo = unfinished.missing
         if unfinished.begun_anew:
             tell(f"{out}: an unfinished one of other models, options or images was there; begun anew")
         elif len(todo) < len(chunks):
             tell(f"{out}: goes on, {len(jobs) - sum(len(chunks[number]) for number in todo)} of {len(jobs)} are there")
-        bad = _encode_chunks(encode, unfinished, chunks, todo, empty_if_unreadable, format, progress)
-        if bad and not empty_if_unreadable:
+        left_out = _encode_chunks(encode, unfinished, chunks, todo, empty_if_unreadable, format, progress)
+        if left_out:
             raise DataError(
-                f"{out}: not written, {len(bad)} of {len(jobs)} images cannot be read: "
-                f"{_some([each.reason for each in bad])}; mend them and run again (the others are kept), or give "
-                "--unreadable empty"
+                f"{out}: not written, {len(left_out)} of {len(jobs)} images cannot be read: {_some(left_out)}; "
+                "mend them and run again (the others are kept), or give --unreadable empty"
             )
-        for each in bad:
-            tell(f"{each.reason}; its mask is empty")
+        for reason in unfinished.unreadable:
+            tell(f"{reason}; its mask is empty")
         rows = _write(out, unfinished, format, order)
         unfinished.remove()
     return rows
@@ -111,21 +111,23 @@ def _encode_chunks(
     empty_if_unreadable: bool,
     format: RowFormat,
     progress: Callable[[int, int], None] | None,
-) -> list[Unreadable]:
-    """Adds the chunks that are missing; those with an unreadable image only if its mask may be empty."""
+) -> list[str]:
+    """Adds the missing chunks, less those with an unreadable image whose mask may not be empty; says why of these."""
     jobs = list(chain.from_iterable(chunks[number] for number in todo))
-    results, done, bad = encode(jobs), 0, []
+    empty = ("",) * len(format.labels)
+    results, done, left_out = encode(jobs), 0, []
     for number in todo:
         found = list(islice(results, len(chunks[number])))
-        unreadable = [result for result in found if isinstance(result, Unreadable)]
-        bad += unreadable
-        if not unreadable or empty_if_unreadable:
-            empty = ("",) * len(format.labels)
-            unfinished.add(number, [empty if isinstance(result, Unreadable) else result for result in found])
+        unreadable = [result.reason for result in found if isinstance(result, Unreadable)]
+        if unreadable and not empty_if_unreadable:
+            left_out += unreadable
+        else:
+            rows = [empty if isinstance(result, Unreadable) else result for result in found]
+            unfinished.add(number, rows, unreadable)
         done += len(found)
         if progress is not None:
             progress(done, len(jobs))
-    return bad
+    return left_out
 
 
 def _write(out: Path, unfinished: Unfinished, format: RowFormat, order: Order | None) -> int:

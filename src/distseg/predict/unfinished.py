@@ -1,7 +1,8 @@
 """What a submission has so far, in a file beside it: whoever is interrupted goes on from there.
 
 The first line says of what (models, options, images); each other line holds the run lengths of one chunk of images,
-with size and time of change of their files. A line is there whole or not at all: a torn last one is dropped.
+with size and time of change of their files, and why images among them could not be read. A line is there whole or not
+at all: a torn last one is dropped.
 """
 
 import fcntl
@@ -27,13 +28,23 @@ class Unfinished:
     ``begun_anew``: there was one, of other models, options or images.
     """
 
-    def __init__(self, out: Path, identity: Mapping[str, Any], chunks: Sequence[Sequence[Job]]) -> None:
+    def __init__(
+        self,
+        out: Path,
+        identity: Mapping[str, Any],
+        chunks: Sequence[Sequence[Job]],
+        *,
+        empty_if_unreadable: bool = False,
+    ) -> None:
+        """Chunks with an image that could not be read are missing again, unless ``empty_if_unreadable``."""
         self.path = out.with_name(f".{out.name}.unfinished")
         self.begun_anew = False
         self._out = out
         self._chunks = chunks
         self._header = json.dumps({"distseg": "unfinished submission", **identity}, sort_keys=True).encode() + b"\n"
+        self._empty_if_unreadable = empty_if_unreadable
         self._places = np.full(len(chunks), -1, np.int64)  # where each chunk's line begins
+        self._unreadable: dict[int, Sequence[str]] = {}  # by chunk
         self._read_chunk: tuple[int, list[list[str]]] = (-1, [])
         self._file: BinaryIO
 
@@ -58,10 +69,16 @@ class Unfinished:
         """Numbers of the chunks that are not there yet."""
         return [int(number) for number in np.flatnonzero(self._places < 0)]
 
-    def add(self, number: int, rows: Sequence[Runs]) -> None:
-        """The run lengths of a chunk's images; they survive this process from here on."""
-        line = json.dumps([number, [_state(job) for job in self._chunks[number]], rows]).encode() + b"\n"
+    @property
+    def unreadable(self) -> list[str]:
+        """Why images could not be read, of the chunks that are there, in the images' order."""
+        return [reason for _, reasons in sorted(self._unreadable.items()) for reason in reasons]
+
+    def add(self, number: int, rows: Sequence[Runs], unreadable: Sequence[str]) -> None:
+        """The run lengths of a chunk's images, and why some could not be read; both survive this process."""
+        line = json.dumps([number, [_state(job) for job in self._chunks[number]], rows, unreadable]).encode() + b"\n"
         self._places[number] = self._file.seek(0, os.SEEK_END)
+        self._unreadable[number] = unreadable
         self._file.write(line)
         self._file.flush()
 
@@ -95,9 +112,11 @@ class Unfinished:
             if not line.endswith(b"\n"):
                 self._file.truncate(place)
                 break
-            number, states, _ = json.loads(line)
-            if states == [_state(job) for job in self._chunks[number]]:
+            number, states, _, unreadable = json.loads(line)
+            unchanged = states == [_state(job) for job in self._chunks[number]]
+            if unchanged and (self._empty_if_unreadable or not unreadable):
                 self._places[number] = place
+                self._unreadable[number] = unreadable
             place += len(line)
 
 
