@@ -146,6 +146,15 @@ def test_images_that_cannot_be_rows(tmp_path: Path, images: Sequence[Path]) -> N
         write([], tmp_path / "out.csv")
 
 
+def test_a_folder_is_no_place_for_the_file(tmp_path: Path, images: Sequence[Path]) -> None:
+    model, folder = RedIsObject(), tmp_path / "out"
+    folder.mkdir()
+    with pytest.raises(InputError, match=r"--out .*out: is a folder; give .* a file, such as .*out/submission\.csv"):
+        write(images, folder, model)
+    assert model.shapes == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"]
+
+
 def test_an_unreadable_image_ends_no_run_and_leaves_the_older_file_alone(tmp_path: Path, many: Sequence[Path]) -> None:
     out = tmp_path / "out.csv"
     write(many, out)

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from distseg import checkpoint
 from distseg.atomic import replacing
 from distseg.data import rle
-from distseg.errors import DataError
+from distseg.errors import DataError, InputError
 from distseg.predict.decode import Unreadable
 from distseg.predict.inputs import Job
 from distseg.predict.pipeline import CHUNK, Answer, Finish, Run
@@ -77,8 +77,11 @@ def write_submission(
     An image that cannot be read ends no run: all others are worked on and kept, then DataError names it, and the next
     run works on its chunk alone; or, with ``empty_if_unreadable``, its masks are empty.
 
-    DataError also when ``sample`` and ``images`` do not name the same rows, and when two images share a row.
+    DataError also when ``sample`` and ``images`` do not name the same rows, and when two images share a row. InputError
+    when ``out`` is a folder.
     """
+    if out.is_dir():
+        raise InputError(f"--out {out}: is a folder; give the path of a file, such as {out / 'submission.csv'}")
     format = (format or RowFormat()).checked()
     jobs, order = _arranged(images, sample, format)
     chunks = [jobs[first : first + CHUNK] for first in range(0, len(jobs), CHUNK)]
