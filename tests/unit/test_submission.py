@@ -1,6 +1,8 @@
 """Submissions: which rows, in which order, from which batches; and what is refused before anything is written."""
 
+import errno
 import json
+import os
 import tracemalloc
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -327,6 +329,19 @@ def test_two_at_once_are_refused(tmp_path: Path, many: Sequence[Path]) -> None:
         return whole(jobs)
 
     assert write_submission(encode, many, tmp_path / "out.csv") == 37
+
+
+def test_a_file_system_without_locks_is_written_to_all_the_same(
+    tmp_path: Path, many: Sequence[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flock(*_: Any) -> None:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+    out, told = tmp_path / "out.csv", []
+    monkeypatch.setattr("fcntl.flock", flock)
+    interrupted(many, out, after=CHUNK + 3)
+    assert write(many, out, tell=told.append) == 37
+    assert told == [f"{out}: goes on, 16 of 37 are there"]
 
 
 # Other competitions

@@ -23,7 +23,7 @@ Runs = tuple[str, ...]
 
 
 class Unfinished:
-    """A context that holds the file open; the other process that has it open is told to wait.
+    """A context that holds the file open; another process that opens it is told to wait, where files can be locked.
 
     ``begun_anew``: there was one, of other models, options or images.
     """
@@ -53,9 +53,11 @@ class Unfinished:
         self._file = open(self.path, "a+b")
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             self._file.close()
             raise InputError(f"{self._out}: another process is writing it; wait for its end") from error
+        except OSError:
+            pass  # a file system without locks: nobody is kept from writing at the same time
         self._read()
         return self
 
