@@ -1,8 +1,9 @@
 """Writes submission.csv in an offline Kaggle notebook: torch, numpy and OpenCV (or PIL), and nothing of distseg.
 
-Paste it into a cell, or attach it with model.ts as a data set and run
+Paste it into a cell below the line `%%writefile kaggle_notebook.py`, or attach it with model.ts as a data set. Then, in
+another cell,
 
-    python kaggle_notebook.py MODEL.ts ... --images DIR [--sample sample_submission.csv] [--out CSV]
+    !python kaggle_notebook.py MODEL.ts ... --images DIR [--sample sample_submission.csv] [--out CSV]
 
 The rows are those of `distseg submission` byte for byte, on the same device and with the same decoder, as images are
 batched by the same rule: those of one shape among 16 neighbours. Binary models; several are averaged.
@@ -114,6 +115,8 @@ def main():
     parser.add_argument("--first", type=int, default=1, help="number of the first pixel")
     parser.add_argument("--tta", action="store_true", help="mean of the image and its mirror image")
     args = parser.parse_args()
+    if os.path.isdir(args.out):
+        parser.error(f"--out {args.out}: is a folder; give the path of a file")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     models = [load(path, device) for path in args.models]
     files = (name for name in os.listdir(args.images) if name.lower().endswith(ENDINGS) and not name.startswith("."))
@@ -128,8 +131,8 @@ def main():
                 f"{args.sample}: not the images of {args.images}: {', '.join(odd) or 'an id stands twice'}"
             )
         names = wanted
-    done = 0
-    with open(args.out, "w", newline="", encoding="utf-8") as file:
+    done, part = 0, args.out + ".part"
+    with open(part, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns)
         for chunk in chunks(names, args.images):
@@ -138,6 +141,7 @@ def main():
                 writer.writerow((name, run_lengths(mask, args.order, args.first)))
             done += len(chunk)
             print(f"{done}/{len(names)}", file=sys.stderr, end="\r")
+    os.replace(part, args.out)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The notebook's one file: short, without distseg, and the same bytes as ``distseg submission``."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -59,6 +60,9 @@ def test_the_same_bytes_and_what_it_refuses(images: Path, tmp_path: Path) -> Non
     (tmp_path / "absent.csv").write_text("img,rle_mask\nabsent.jpg,\n")
     one, two = (exported(RedIsObject(100 + 40 * number), tmp_path / f"{number}.ts") for number in range(2))
     three = exported(RedIsObject(), tmp_path / "three.ts", ("sky", "road", "car"))
+    broken = shutil.copytree(images, tmp_path / "broken") / "zz.jpg"  # in the second chunk
+    broken.write_bytes(b"no picture")
+    (tmp_path / "older.csv").write_text("older")
     column_major = RowFormat(columns=("id", "mask"), order="column-major", first=0)
     of_ours = [
         (Recipe(models=(one,)), RowFormat(), None),
@@ -84,14 +88,20 @@ def test_the_same_bytes_and_what_it_refuses(images: Path, tmp_path: Path) -> Non
         ],
         [three, "--out", tmp_path / "refused.csv"],
         [one, "--sample", tmp_path / "absent.csv", "--out", tmp_path / "refused.csv"],
+        [one, "--out", tmp_path],
+        [one, "--out", tmp_path / "older.csv", "--images", broken.parent],
     ]
-    words = json.dumps([[str(word) for word in (*run, "--images", images)] for run in runs])
+    words = json.dumps([[str(word) for word in ("--images", images, *run)] for run in runs])
     done = subprocess.run([sys.executable, "-c", RUNS, NOTEBOOK, words], check=True, capture_output=True, text=True)
     ends = json.loads(done.stdout)
     assert ends[:2] == [None, None]
     assert ends[2] == f"{three}: a model of task multiclass, want binary"
     assert ends[3].startswith(f"{tmp_path / 'absent.csv'}: not the images of {images}: 00, x.png, 01.jpg")
     assert not (tmp_path / "refused.csv").exists()
+    assert ends[4] == 2
+    assert f"--out {tmp_path}: is a folder" in done.stderr
+    assert ends[5] == f"{broken}: cannot be decoded"
+    assert (tmp_path / "older.csv").read_text() == "older"  # never a part of the rows under the final name
     for number in range(2):
         ours, theirs = ((tmp_path / f"{whose}{number}.csv").read_bytes() for whose in ("ours", "theirs"))
         assert theirs == ours
