@@ -1,6 +1,7 @@
 """Kaggle's score: Dice from run lengths, and how rows and truth are matched."""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image
 from typer.testing import CliRunner
 
+from distseg.cli import main as cli
 from distseg.cli.submission import score as score_command
 from distseg.data import rle
 from distseg.errors import DataError
@@ -168,3 +170,28 @@ def test_the_command_prints_json_alone_and_warns_beside_it(tmp_path: Path) -> No
         "warning: images without a row, left out of the mean: 4 (b.jpg, c.jpg, d.jpg, ...)",
         "warning: rows of images not in the truth, left out of the mean: 1 (z.jpg)",
     ]
+
+
+def test_rows_by_the_names_of_classes_against_masks_of_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(*words: str) -> object:
+        given = ["distseg", "score", str(rows), "--truth", str(tmp_path / "masks"), "--row-id", "{stem}_{class}"]
+        monkeypatch.setattr(sys, "argv", [*given, *words])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        return end.value.code
+
+    save_mask(tmp_path / "masks" / "a.png", np.array([[0, 1, 1, 2, 2, 2]], np.uint8))
+    rows = write_csv(tmp_path / "rows.csv", "a_car,4 2", "a_road,2 2")
+    assert run("--classes", "sky,road,car", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    # car: 4 and 5 of 4 to 6: 2 * 2 / (2 + 3); road: both
+    assert found == {"dice_mean_per_image": pytest.approx((0.8 + 1) / 2), "images": 2, "missing": [], "extra": []}
+    assert run("--classes", "sky,road,car", "--labels", "2", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["dice_mean_per_image"] == pytest.approx(0.8)
+    assert run("--labels", "1,2") == 2
+    assert "--row-id {stem}_{class}: the masks of" in (said := capsys.readouterr().err)
+    assert "give --classes A,B,.. too" in said
+    assert run("--classes", "car") == 2
+    assert "--classes car: want two names or more" in capsys.readouterr().err

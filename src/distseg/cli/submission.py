@@ -78,8 +78,7 @@ def submission(
     recipe = Recipe(models=tuple(path.resolve() for path in models), tta=tta, tile=tile, device=device, foreign=foreign)
     segmenter = Segmenter.open(recipe)
     note_on_tiles(segmenter)
-    names = segmenter.manifest.classes
-    rows = _format(profile, columns, first, row_id, labels or ",".join(map(str, range(1, len(names)))), names)
+    rows = _format(profile, columns, first, row_id, labels, segmenter.manifest.classes)
     if sample is not None and columns is None:
         rows = rows.model_copy(update={"columns": read_header(sample)})
     finish = EncodeRows(rows)
@@ -111,6 +110,9 @@ def score(
     first: First = None,
     row_id: RowId = None,
     labels: Labels = None,
+    classes: Annotated[
+        str | None, typer.Option(metavar="A,B,..", help="Names of the classes from 0 on, which {class} stands for.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Score a submission as Kaggle does, offline: mean Dice per image, at original size.
@@ -120,13 +122,19 @@ def score(
         distseg score submission.csv --truth train_masks.csv
     """
     from distseg.cli.console import print_json, print_table
+    from distseg.errors import InputError
     from distseg.predict.row_format import read_header
     from distseg.predict.score import score as score_submission
 
-    wanted = labels or "1"
-    highest = max((int(label) for label in wanted.split(",") if label.isdigit()), default=1)
-    names = tuple(f"class {label}" for label in range(highest + 1))
-    rows = _format(profile, columns, first, row_id, wanted, names)
+    if classes is None and truth.is_dir() and "{class" in (row_id or ""):
+        raise InputError(
+            f"--row-id {row_id}: the masks of {truth} hold numbers of classes, not names; give --classes A,B,.. too, "
+            "the names from class 0 on"
+        )
+    names = _numbered(labels) if classes is None else tuple(classes.split(","))
+    if len(names) < 2 or not all(names) or len(set(names)) != len(names):
+        raise InputError(f"--classes {classes}: want two names or more, each once, such as 'background,car'")
+    rows = _format(profile, columns, first, row_id, labels, names)
     if columns is None and profile != "carvana":
         rows = rows.model_copy(update={"columns": read_header(submission)})
     result = score_submission(submission, truth, rows)
@@ -142,10 +150,21 @@ def score(
         print_table(str(submission), header, [row])
 
 
+def _numbered(labels: str | None) -> tuple[str, ...]:
+    """Stand-ins for names: of two classes, or of so many that each of these labels has one."""
+    highest = max([1, *(int(label) for label in (labels or "").split(",") if label.isdigit())])
+    return tuple(f"class {label}" for label in range(highest + 1))
+
+
 def _format(
-    profile: str, columns: str | None, first: int | None, row_id: str | None, labels: str, classes: tuple[str, ...]
+    profile: str,
+    columns: str | None,
+    first: int | None,
+    row_id: str | None,
+    labels: str | None,
+    classes: tuple[str, ...],
 ) -> "RowFormat":
-    """A profile with what the options change in it."""
+    """A profile with what the options change in it; without ``labels``, rows for all classes but 0."""
     from distseg.errors import InputError
     from distseg.predict.row_format import PROFILES
 
@@ -160,7 +179,7 @@ def _format(
     if first is not None:
         changes["first"] = first
     try:
-        changes["labels"] = tuple(int(label) for label in labels.split(","))
+        changes["labels"] = tuple(map(int, labels.split(",") if labels else range(1, len(classes))))
     except ValueError as error:
         raise InputError(f"--labels {labels}: want class indices, such as '1,2,5'") from error
     several = len(changes["labels"]) > 1
