@@ -38,7 +38,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
     "doctor": (BASE | {"queue"}, {"torch", "pynvml", "packaging"}),
     "on_ray": (ALL | {"doctor"}, CORE_LIBRARIES | {"ray", "optuna", "rich", "packaging"}),
     "cli": (ALL | {"on_ray", "app", "doctor"}, {"typer", "rich"}),
-    "jobs": (ALL | {"on_ray"}, set()),
+    "jobs": (ALL | {"on_ray", "cli"}, set()),
     "notebook": (set(), {"torch", "numpy", "cv2", "PIL"}),  # what Kaggle's offline notebooks have; nothing of ours
     "app": (ALL, {"gradio", "fastapi", "uvicorn", "numpy", "PIL"}),  # Gradio brings the next two
 }

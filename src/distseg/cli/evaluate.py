@@ -27,6 +27,7 @@ def evaluate(
         bool, typer.Option("--foreign", help="Also TorchScript files not made by 'distseg export'; they are code.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+    home: Annotated[str | None, typer.Option(metavar="DIR", help="Default: DISTSEG_HOME, else ~/.distseg.")] = None,
 ) -> None:
     """Measure exported models on a split of the shards, at their stored size; several are one ensemble.
 
@@ -43,7 +44,7 @@ def evaluate(
     from distseg.predict.segmenter import Recipe
     from distseg.tasks.drawing import write_png
 
-    cache = ShardCache.of(Home.from_environment())
+    cache = ShardCache.of(Home.from_environment(home))
     shards = ShardFolder.open(data, cache)
     recipe = Recipe(models=tuple(path.resolve() for path in models), tta=tta, device=device, foreign=foreign)
     for path in seen_in_training(recipe, split):
