@@ -94,7 +94,7 @@ def _run(spec: RunSpec, worker: Worker, begin: Callable[[], None], turn: Turn) -
     levels = Levels(cfg, state, data.window_steps)
     meter = GpuMeter(worker.device)
     since = Since(worker, meter, spec.gpus_per_worker, task.loss_names)
-    with Watch(spec, data.plan.steps, steps, meter, worker.rank) as watch, Uploads(cfg.train.upload) as uploads:
+    with Watch(spec, data.plan.steps, steps, meter, worker.rank) as watch, Uploads(spec.upload) as uploads:
         if worker.rank == 0:
             turn.take()
             record = record_of(spec, state, shards, steps, worker, built.notes)

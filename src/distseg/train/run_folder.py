@@ -37,6 +37,12 @@ class RunSpec:
     study: str | None = None
     overrides: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def upload(self) -> str | None:
+        """URL of the folder that takes copies of this run's checkpoints: each trial of a study has one of its own."""
+        url = self.config.train.upload
+        return url if url is None or self.study is None else f"{url.rstrip('/')}/{self.study}/{self.trial_id}"
+
 
 def record_of(
     spec: RunSpec, state: TrainState, shards: ShardFolder, steps: int, worker: Worker, notes: tuple[str, ...] = ()
