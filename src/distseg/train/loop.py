@@ -86,6 +86,8 @@ def _run(spec: RunSpec, worker: Worker, begin: Callable[[], None], turn: Turn) -
     built = task.build(cfg.model, saved and saved["network"])
     check_input(built, cfg.model, data.size)
     network = on_device(built.network, cfg.train, worker)
+    if worker.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(worker.device)  # a warm process has trained other trials before
     precision = resolve_precision(cfg.train.precision, worker.device)
     state = TrainState.create(cfg, network, worker.device, precision)
     if saved is not None:
