@@ -73,14 +73,29 @@ def begin_on_a_cpu(since: Since, begin: Callable[[Since], None] = Since.start) -
     begin(since)
 
 
-def test_gpu_hours_count_the_part_of_a_gpu_that_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
+class OneHourAt400Watts(GpuMeter):
+    """What a whole GPU used by its first reading and by its second."""
+
+    def __init__(self) -> None:
+        super().__init__(CPU)
+        self._readings = iter([100.0, 500.0, 500.0])
+
+    def energy_wh(self) -> float:
+        return next(self._readings)
+
+
+@pytest.mark.parametrize(("gpus", "gpu_seconds", "energy_wh"), [(0.25, 900, 100), (1, 3600, 400), (2, 7200, 400)])
+def test_gpu_hours_and_energy_count_the_part_of_a_gpu_that_is_held(
+    gpus: float, gpu_seconds: float, energy_wh: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that holds two computes on one, whose energy is all that is measured."""
     clock = iter([0.0, 3600.0, 3600.0])
     monkeypatch.setattr(epoch.time, "perf_counter", lambda: next(clock))
     monkeypatch.setattr(Since, "start", begin_on_a_cpu)
-    since = Since(OnGpu(), GpuMeter(CPU), gpus=0.25, loss_names=())
+    since = Since(OnGpu(), OneHourAt400Watts(), gpus=gpus, loss_names=())
     state = TrainState.create(TINY, torch.nn.Linear(1, 1), CPU, "fp32")
     take_in(since, state, TINY, 12)
-    assert (state.gpu_seconds, state.seconds) == (900, 3600)
+    assert (state.gpu_seconds, state.energy_wh, state.seconds) == (gpu_seconds, energy_wh, 3600)
 
 
 def test_a_run_counts_the_gpu_memory_of_its_own(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
