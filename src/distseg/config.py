@@ -351,7 +351,10 @@ class TrainConfig(Section):
     keep_last: PositiveInt = 1
     """Checkpoints kept besides the best: ``last.pt``, and one per epoch before it."""
     upload: str | None = None
-    """fsspec URL of a folder to which checkpoints are copied in the background, e.g. s3://bucket/run."""
+    """fsspec URL of a folder to which checkpoints are copied in the background, e.g. s3://bucket/run.
+
+    A trial's go to STUDY/TRIAL in it.
+    """
 
 
 class EvalConfig(Section):

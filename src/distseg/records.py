@@ -144,7 +144,7 @@ class TrialRecord(Value):
     cpu_hours: float = 0.0
     """CPU time used by the training processes, over all ranks."""
     energy_wh: float = 0.0
-    """Used by the GPUs held, watt-hours; 0 where NVML does not tell."""
+    """Used by the GPUs, watt-hours; of one that trials share, the part held; 0 where NVML does not tell."""
     gpu_memory_bytes: int = 0
     """Most memory that torch held at once on a GPU (rank 0's)."""
     gpu_memory_used_bytes: int = 0

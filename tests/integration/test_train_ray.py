@@ -12,7 +12,15 @@ from commands import CONFIGS, distseg_json
 
 from distseg import checkpoint, config
 from distseg.config import with_overrides
-from distseg.errors import ClusterError, ConfigError, HomeError, TrainingError
+from distseg.errors import (
+    ClusterError,
+    ConfigError,
+    DistsegError,
+    FencedError,
+    HomeError,
+    OutOfMemoryError,
+    TrainingError,
+)
 from distseg.records import Status, TrialRecord, read_json_lines
 from distseg.train.loop import run
 from distseg.train.run_folder import RunSpec
@@ -87,6 +95,51 @@ def test_workers_errors_reach_the_caller_as_they_are(shards: Path, tmp_path: Pat
     with pytest.raises(HomeError, match=r"last.pt: belongs to another config \(seed: saved 0, now 1\)"):
         train(replace(other, config=with_overrides(TINY, {"seed": 1})))
     assert (other.folder / "record.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("failure", "study", "reason"),
+    [
+        (OutOfMemoryError("too large"), None, "OutOfMemoryError: too large"),
+        (ConfigError("refused"), None, "a worker was lost"),
+        (ConfigError("wrong"), "s", "ConfigError: wrong"),
+        (FencedError("elsewhere"), "s", "a worker was lost"),
+    ],
+)
+def test_what_another_rank_failed_of_is_the_runs_failure(
+    failure: DistsegError,
+    study: str | None,
+    reason: str,
+    shards: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Rank 0 saw a broken connection; errors that mean to leave the record alone do."""
+    from ray.train.v2.api.exceptions import WorkerGroupError
+
+    from distseg.on_ray import train
+
+    spec = RunSpec(TINY, str(shards), tmp_path / "a", trial_id="a", study=study)
+    before = run(
+        replace(spec, config=with_overrides(TINY, {"train.epochs": 1})), LocalWorker(0, 1, torch.device("cpu"))
+    )
+    lost = {"status": Status.INTERRUPTED, "reason": "a worker was lost"}
+    before.model_copy(update=lost).save(spec.folder)
+
+    class Trainer:
+        def __init__(self, *given: Any, **named: Any) -> None: ...
+
+        def fit(self) -> None:
+            raise WorkerGroupError("failed", {0: RuntimeError("Connection closed by peer"), 1: failure})
+
+    monkeypatch.setattr(train, "wait_for_room", lambda *_: None)
+    monkeypatch.setattr(train, "LeanTrainer", Trainer)
+    monkeypatch.setattr(train, "NestedTrainer", Trainer)
+    with pytest.raises(type(failure)):
+        train.fit(spec, storage=tmp_path / "ray", workers=2, cpus_per_worker=1, gpus_per_worker=0)
+    record = TrialRecord.load(spec.folder)
+    assert record.reason == reason
+    assert record.status is (Status.INTERRUPTED if reason == lost["reason"] else Status.FAILED)
 
 
 def test_a_run_starts_without_the_helpers_that_it_has_no_use_for() -> None:

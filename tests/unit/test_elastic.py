@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from runs import EPOCHS, STEPS, TINY, Stop, kill_at, record_on_disk, spec_of, worker
 
 from distseg.data.manifest import ShardFolder
-from distseg.train import epoch
+from distseg.train import epoch, loop
 from distseg.train.data import open_data
 from distseg.train.epoch import Since, take_in
 from distseg.train.loop import run
@@ -73,14 +73,57 @@ def begin_on_a_cpu(since: Since, begin: Callable[[Since], None] = Since.start) -
     begin(since)
 
 
-def test_gpu_hours_count_the_part_of_a_gpu_that_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
+class OneHourAt400Watts(GpuMeter):
+    """What a whole GPU used by its first reading and by its second."""
+
+    def __init__(self) -> None:
+        super().__init__(CPU)
+        self._readings = iter([100.0, 500.0, 500.0])
+
+    def energy_wh(self) -> float:
+        return next(self._readings)
+
+
+@pytest.mark.parametrize(("gpus", "gpu_seconds", "energy_wh"), [(0.25, 900, 100), (1, 3600, 400), (2, 7200, 400)])
+def test_gpu_hours_and_energy_count_the_part_of_a_gpu_that_is_held(
+    gpus: float, gpu_seconds: float, energy_wh: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that holds two computes on one, whose energy is all that is measured."""
     clock = iter([0.0, 3600.0, 3600.0])
     monkeypatch.setattr(epoch.time, "perf_counter", lambda: next(clock))
     monkeypatch.setattr(Since, "start", begin_on_a_cpu)
-    since = Since(OnGpu(), GpuMeter(CPU), gpus=0.25, loss_names=())
+    since = Since(OnGpu(), OneHourAt400Watts(), gpus=gpus, loss_names=())
     state = TrainState.create(TINY, torch.nn.Linear(1, 1), CPU, "fp32")
     take_in(since, state, TINY, 12)
-    assert (state.gpu_seconds, state.seconds) == (900, 3600)
+    assert (state.gpu_seconds, state.energy_wh, state.seconds) == (gpu_seconds, energy_wh, 3600)
+
+
+def test_a_run_counts_the_gpu_memory_of_its_own(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A warm process has trained other trials, with a peak of their own."""
+
+    def reset(device: torch.device) -> None:
+        assert device == OnGpu().device
+        raise Stop
+
+    monkeypatch.setattr(loop, "on_device", lambda network, *_: network)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", reset)
+    with pytest.raises(Stop):
+        run(spec_of(tmp_path / "run", shards), OnGpu())
+
+
+def test_a_run_that_goes_on_keeps_its_largest_gpu_memory(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec, folder = spec_of(tmp_path / "run", shards), ShardFolder.open(shards)
+    kept = []
+    for allocated, used in ((20, 30), (3, 5), (21, 31)):  # of three processes, one after another
+        state = TrainState.create(TINY, torch.nn.Linear(1, 1), CPU, "fp32")
+        state.gpu_memory_used_bytes = used
+        monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device, allocated=allocated: allocated)
+        record = record_of(spec, state, folder, EPOCHS * STEPS, OnGpu())
+        record.save(spec.folder)
+        kept.append((record.gpu_memory_bytes, record.gpu_memory_used_bytes))
+    assert kept == [(20, 30), (20, 30), (21, 31)]
 
 
 def test_a_cpu_holds_no_gpu(shards: Path, tmp_path: Path) -> None:

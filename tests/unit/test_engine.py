@@ -6,6 +6,7 @@ import math
 import os
 import threading
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -264,6 +265,16 @@ def test_checkpoints_are_copied_to_a_url(protocol: str, shards: Path, tmp_path: 
     assert {path.name for path in (spec.folder / "checkpoints").iterdir()} == {"last.pt", "best.pt"}
 
 
+def test_each_trial_of_a_study_is_copied_to_a_folder_of_its_own(shards: Path, tmp_path: Path) -> None:
+    url = f"memory://{tmp_path}/remote/"
+    for trial in ("0000", "0001"):
+        changes = {"train.upload": url, "train.epochs": 1}
+        run(replace(spec_of(tmp_path / trial, shards, changes), study="first"), worker())
+    remote = fsspec.filesystem("memory")
+    found = {path.partition("/remote/")[2] for path in remote.find(f"{tmp_path}/remote")}
+    assert found == {f"first/{trial}/{name}.pt" for trial in ("0000", "0001") for name in ("last", "best")}
+
+
 def test_copies_that_fail_are_told_at_the_end_and_cost_nothing(
     shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -273,7 +284,7 @@ def test_copies_that_fail_are_told_at_the_end_and_cost_nothing(
     monkeypatch.setattr(upload.fsspec, "open", full)
     spec = spec_of(tmp_path / "run", shards, {"train.upload": "s3://nowhere/run"})
     message = (
-        r"train.upload=s3://nowhere/run: \d+ copies failed, first: \w+.pt: OSError: .*No space left .* run is whole"
+        r"train.upload: \d+ copies to s3://nowhere/run failed, first: \w+.pt: OSError: .*No space left .* run is whole"
     )
     with pytest.raises(TrainingError, match=message):
         run(spec, worker())

@@ -4,7 +4,7 @@ import errno
 import json
 import shutil
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,8 @@ from distseg.train.run_folder import RunSpec
 from distseg.train.schedule import lr_factor
 from distseg.train.state import TrainState, build_optimizer
 from distseg.train.step import train_step
+from distseg.train.turn import Turn
+from distseg.train.worker import LocalWorker
 
 ANY_BAD = {"data.bad_fraction_max": 1.0}
 
@@ -335,6 +337,46 @@ def test_an_exception_is_the_records_reason(shards: Path, tmp_path: Path, monkey
     with pytest.raises(ZeroDivisionError):
         run(spec, worker())
     assert (record_on_disk(spec).status, record_on_disk(spec).reason) == (Status.FAILED, "ZeroDivisionError: a bug")
+
+
+CLOSED = "[gloo/transport/tcp/pair.cc:561] Connection closed by peer [127.0.0.1]:747. This is typically caused by ..."
+RESET = "[gloo/transport/tcp/pair.cc:545] Read error [127.0.0.1]:747: Connection reset by peer. This is ..."
+
+
+@pytest.mark.parametrize(
+    ("workers", "error", "status"),
+    [
+        (2, RuntimeError(CLOSED), Status.INTERRUPTED),
+        (2, RuntimeError(RESET), Status.INTERRUPTED),
+        (2, torch.distributed.DistBackendError("NCCL error: remote process exited"), Status.INTERRUPTED),
+        (2, RuntimeError("a bug"), Status.FAILED),
+        (2, DataError("s3://bucket/train-000000.tar: Connection refused"), Status.FAILED),
+        (1, RuntimeError(CLOSED), Status.FAILED),
+    ],
+)
+def test_a_lost_worker_is_no_failure_of_the_run(
+    workers: int,
+    error: Exception,
+    status: Status,
+    whole: RunSpec,
+    shards: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    spec = spec_of(tmp_path / "run", shards)
+    record_on_disk(whole).model_copy(update={"status": Status.RUNNING}).save(spec.folder)
+
+    def broken(spec: RunSpec, worker: LocalWorker, begin: Callable[[], None], turn: Turn) -> None:
+        begin()
+        raise error
+
+    monkeypatch.setattr(loop, "_run", broken)
+    with pytest.raises(type(error)):
+        run(spec, LocalWorker(0, workers, torch.device("cpu")))
+    record = record_on_disk(spec)
+    assert record.status is status
+    lost = "another worker was lost: " if status is Status.INTERRUPTED else ""
+    assert record.reason == f"{lost}{type(error).__name__}: {error}"
 
 
 def test_a_wrong_trial_of_a_study_is_failed_with_its_reason(shards: Path, tmp_path: Path) -> None:

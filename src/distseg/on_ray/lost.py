@@ -4,10 +4,10 @@ import time
 
 import ray
 import ray.train
-import torch.distributed
 
 from distseg.records import RECORD_FILE, Status, TrialRecord
 from distseg.train.run_folder import RunSpec
+from distseg.train.worker import is_broken_connection
 
 STARTS_MAX = 3
 """Tries to start the workers: somebody else may take the room just before them."""
@@ -40,15 +40,14 @@ def reason_of_loss(error: ray.train.TrainingFailedError) -> str:
 
 
 def interrupt(spec: RunSpec, reason: str) -> None:
-    """Marks a run as one that can go on, even where rank 0 took a broken connection for its own failure."""
+    """Marks a run as one that can go on, even where rank 0 took what followed for its own failure."""
     if (spec.folder / RECORD_FILE).exists():
         record = TrialRecord.load(spec.folder)
         record.model_copy(update={"status": Status.INTERRUPTED, "reason": reason}).save(spec.folder)
 
 
 def _lost(failure: Exception) -> bool:
-    broken = isinstance(failure, torch.distributed.DistError) or "Connection " in str(failure)  # gloo's: closed, reset
-    return _own_of_ray(failure) or broken
+    return _own_of_ray(failure) or is_broken_connection(failure)
 
 
 def _own_of_ray(failure: Exception) -> bool:

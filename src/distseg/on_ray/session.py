@@ -20,6 +20,9 @@ ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # reports arrive at most once an interval
     "RAY_TRAIN_METRICS_ENABLED": "0",
+    # a warm process waits this long for its last trial to end, whose checkpoint may be on its way to a URL still; after
+    # Ray's two seconds Tune (2.60) drops the next trial without a word to the searcher, and the study hangs
+    "TUNE_FUNCTION_THREAD_TIMEOUT_S": "86400",
     "NO_ALBUMENTATIONS_UPDATE": "1",
     # glibc gives large blocks back at once and faults them in again; decoding into fresh pages halves its speed
     "MALLOC_MMAP_THRESHOLD_": "1000000000",

@@ -13,7 +13,7 @@ import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
 
 from distseg import records
-from distseg.errors import TrainingError
+from distseg.errors import FencedError, InputError, TrainingError
 from distseg.home import unique_name
 from distseg.on_ray.lost import STARTS_MAX, interrupt, is_loss, reason_of_loss, wait_for_room
 from distseg.on_ray.trainers import ElasticTrainer, LeanTrainer, NestedTrainer, own_error
@@ -87,7 +87,8 @@ def fit(
             reason = reason_of_loss(error)
             interrupt(spec, reason)
             raise TrainingError(reason) from error
-        if own is None or spec.study is not None:  # else rank 0 has closed the record, or refused to touch it
+        refused = isinstance(own, FencedError) or (isinstance(own, InputError) and spec.study is None)
+        if not refused:  # rank 0 may have seen no more of another's failure than a lost connection
             close_record(spec, Status.FAILED, one_line(own) if own else _reason(spec, error))
         raise own or TrainingError(_reason(spec, error)) from error
     finally:

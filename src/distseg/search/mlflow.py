@@ -15,8 +15,8 @@ _STATUS = "distseg.status"
 class MlflowRuns:
     """Writes a study's events to an MLflow server or store: a run for each trial, found again after a resume.
 
-    The study's own record stays the truth: where MLflow does not answer later on, that is said once and the study goes
-    on.
+    The study's own record stays the truth: where MLflow does not answer later on, that is said and the study goes on
+    without it. Each call tries again for about a minute, in which no trial is started or stopped: one such is enough.
     """
 
     def __init__(self, study: Study, uri: str) -> None:
@@ -40,12 +40,15 @@ class MlflowRuns:
 
     def __call__(self, event: Event) -> None:
         """Takes in one event."""
+        if self._silent:
+            return
         try:
             self._write(event)
         except Exception as error:  # as above; an unreachable tracker must not end a study
-            if not self._silent:
-                logging.getLogger(__name__).warning("MLflow does not answer, the study goes on: %s", error)
             self._silent = True
+            logging.getLogger(__name__).warning(
+                "MLflow does not answer; the study goes on, and tells it nothing more until it is resumed: %s", error
+            )
 
     def _write(self, event: Event) -> None:
         name = event.trial_id

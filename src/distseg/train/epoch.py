@@ -48,7 +48,8 @@ class Since:
 def take_in(since: Since, state: TrainState, cfg: RunConfig, samples: int) -> None:
     """Adds up over ranks what they gathered, and fails on all of them together when the run cannot go on."""
     seconds = time.perf_counter() - since.wall
-    spent = [time.process_time() - since.cpu, seconds * since.gpus, since.meter.energy_wh() - since.energy_wh]
+    energy_of_part = (since.meter.energy_wh() - since.energy_wh) * min(1.0, since.gpus)  # it computes on one at most
+    spent = [time.process_time() - since.cpu, seconds * since.gpus, energy_of_part]
     own = torch.cat(
         [since.losses, since.error_units[None], torch.tensor(spent, dtype=torch.float64, device=since.device)]
     )

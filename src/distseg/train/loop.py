@@ -35,15 +35,16 @@ from distseg.train.telemetry import GpuMeter
 from distseg.train.turn import Turn
 from distseg.train.upload import Uploads
 from distseg.train.watch import Watch
-from distseg.train.worker import Worker, broadcast_buffers, gather_objects, reduce_sum
+from distseg.train.worker import Worker, broadcast_buffers, gather_objects, is_broken_connection, reduce_sum
 
 
 def run(spec: RunSpec, worker: Worker) -> TrialRecord:
     """Trains one run to its end, from its last checkpoint where there is one; returns its record, on every rank.
 
-    A run that raises leaves its record with status FAILED and the reason; one that is interrupted, INTERRUPTED. What is
-    wrong with the config or the data is raised before anything is written: a resume that is refused leaves the run as
-    it was. Only a study's trial is FAILED by that too. One that another process has gone on with says nothing.
+    A run that raises leaves its record with status FAILED and the reason; one that is interrupted or loses a worker,
+    INTERRUPTED. What is wrong with the config or the data is raised before anything is written: a resume that is
+    refused leaves the run as it was. Only a study's trial is FAILED by that too. One that another process has gone on
+    with says nothing.
     """
     begun = False
     turn = Turn(spec.folder)
@@ -62,7 +63,10 @@ def run(spec: RunSpec, worker: Worker) -> TrialRecord:
     except Exception as error:
         refused = isinstance(error, InputError) and not begun and spec.study is None
         if worker.rank == 0 and not refused and not turn.is_over:
-            close_record(spec, Status.FAILED, one_line(error))
+            if worker.world_size > 1 and is_broken_connection(error):
+                close_record(spec, Status.INTERRUPTED, f"another worker was lost: {one_line(error)}")
+            else:
+                close_record(spec, Status.FAILED, one_line(error))
         raise
 
 
@@ -82,6 +86,8 @@ def _run(spec: RunSpec, worker: Worker, begin: Callable[[], None], turn: Turn) -
     built = task.build(cfg.model, saved and saved["network"])
     check_input(built, cfg.model, data.size)
     network = on_device(built.network, cfg.train, worker)
+    if worker.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(worker.device)  # a warm process has trained other trials before
     precision = resolve_precision(cfg.train.precision, worker.device)
     state = TrainState.create(cfg, network, worker.device, precision)
     if saved is not None:
@@ -94,7 +100,7 @@ def _run(spec: RunSpec, worker: Worker, begin: Callable[[], None], turn: Turn) -
     levels = Levels(cfg, state, data.window_steps)
     meter = GpuMeter(worker.device)
     since = Since(worker, meter, spec.gpus_per_worker, task.loss_names)
-    with Watch(spec, data.plan.steps, steps, meter, worker.rank) as watch, Uploads(cfg.train.upload) as uploads:
+    with Watch(spec, data.plan.steps, steps, meter, worker.rank) as watch, Uploads(spec.upload) as uploads:
         if worker.rank == 0:
             turn.take()
             record = record_of(spec, state, shards, steps, worker, built.notes)

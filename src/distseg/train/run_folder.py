@@ -37,6 +37,12 @@ class RunSpec:
     study: str | None = None
     overrides: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def upload(self) -> str | None:
+        """URL of the folder that takes copies of this run's checkpoints: each trial of a study has one of its own."""
+        url = self.config.train.upload
+        return url if url is None or self.study is None else f"{url.rstrip('/')}/{self.study}/{self.trial_id}"
+
 
 def record_of(
     spec: RunSpec, state: TrainState, shards: ShardFolder, steps: int, worker: Worker, notes: tuple[str, ...] = ()
@@ -46,6 +52,7 @@ def record_of(
     before = TrialRecord.load(spec.folder) if (spec.folder / records.RECORD_FILE).exists() else None
     best = state.best(spec.config.eval.mode)
     gpu = worker.device.type == "cuda"
+    memory, used = (before.gpu_memory_bytes, before.gpu_memory_used_bytes) if before else (0, 0)
     over = state.step >= steps or state.stopped_early
     return TrialRecord(
         trial_id=spec.trial_id,
@@ -75,8 +82,8 @@ def record_of(
         gpu_hours=state.gpu_seconds / 3600,
         cpu_hours=state.cpu_seconds / 3600,
         energy_wh=state.energy_wh,
-        gpu_memory_bytes=torch.cuda.max_memory_allocated(worker.device) if gpu else 0,
-        gpu_memory_used_bytes=state.gpu_memory_used_bytes,
+        gpu_memory_bytes=max(memory, torch.cuda.max_memory_allocated(worker.device) if gpu else 0),
+        gpu_memory_used_bytes=max(used, state.gpu_memory_used_bytes),
         seconds=state.seconds,
         checkpoint=records.BEST_CHECKPOINT if best else None,
         created_at=before.created_at if before else records.now(),

@@ -48,7 +48,7 @@ class TrainState:
     gpu_seconds: float = 0.0
     """Wall time times GPUs held, over all ranks."""
     energy_wh: float = 0.0
-    """Of the GPUs, over all ranks."""
+    """Of the GPUs, or of the parts of them that are held, over all ranks."""
     stopped_early: bool = False
     course: Course | None = None
     """The augmentation level's, with policy ``adaptive``."""

@@ -34,7 +34,7 @@ class Uploads:
         self._pool.shutdown(wait=True)
         if self._errors and kind is None:
             raise TrainingError(
-                f"train.upload={self._url}: {len(self._errors)} copies failed, first: {self._errors[0]}; "
+                f"train.upload: {len(self._errors)} copies to {self._url} failed, first: {self._errors[0]}; "
                 "the run is whole in its own folder"
             )
 

@@ -86,6 +86,12 @@ def gather_objects(value: Any) -> list[Any]:
     return gathered
 
 
+def is_broken_connection(error: BaseException) -> bool:
+    """Whether a rank's error says no more than that it lost another one: NCCL's errors, gloo's, the store's."""
+    gloo = isinstance(error, RuntimeError) and "Connection " in str(error)  # closed by peer, reset by peer
+    return gloo or isinstance(error, dist.DistError)
+
+
 def broadcast_buffers(module: torch.nn.Module) -> None:
     """Gives all ranks rank 0's buffers (BatchNorm's running statistics), in place."""
     if dist.is_initialized() and dist.get_world_size() > 1:
