@@ -317,7 +317,8 @@ def replay(recorded: dict[str, Any], settings: dict[str, Any], epochs: int, fold
     )
     study = Study.create(folder, info, search, base)
     study.begin()
-    searcher, scheduler = RecordedSearcher(study, quiet), scheduler_of(search, length, "max")
+    scheduler = scheduler_of(search, length, "max")
+    searcher = RecordedSearcher(study, scheduler, quiet)
     best, spent, begun = 0.0, 0, 0
     while spent < epochs:
         tune_id = str(begun)

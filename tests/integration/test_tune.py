@@ -156,7 +156,7 @@ def replayed(folder: Path, shards: Path, events: list[Event]) -> Any:
             study.log.append(event)
     search, base = load_search(study.folder / "search.yaml")
     scheduler = scheduler_of(search, base.train.epochs, "max")
-    RecordedSearcher(study, lambda event: None).replay(scheduler)
+    RecordedSearcher(study, scheduler, lambda event: None).replay()
     return scheduler, study
 
 
