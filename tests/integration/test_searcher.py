@@ -176,6 +176,39 @@ def test_a_damaged_checkpoint_fails_its_trial_alone(tune: Follower, home: Home, 
     assert Follower(opened(home, shards, resume=True)).ask("b") == "0000"  # which will say so
 
 
+def test_torn_records_do_not_keep_a_study_from_going_on(tune: Follower, home: Home, shards: Path) -> None:
+    """The machine died: of one trial that had ended, one that had finished an epoch, one that was about to start."""
+    asked = [tune.ask(tune_id) for tune_id in ("a", "b", "c")]
+    overrides = tune.study.log.asked.copy()
+    tune.checkpoint("0001", 0.6)
+    tune.write("0000", status=Status.COMPLETED, metrics={"dice_mean_per_image": 0.5})
+    tune.searcher.on_trial_complete("a", {"epoch": 4, "score": 0.5})
+    tune.report("b", 1, 0.6)
+    records = [tune.study.trial_folder(name) / "record.json" for name in asked]
+    for path in records:
+        path.write_bytes(b"")
+    assert tune.searcher.close()
+    assert [path.stat().st_size > 0 for path in records] == [False, True, True]
+    for path in records:
+        path.write_bytes(b"")
+    records[2].unlink()
+    tune.study.end()
+    again = Follower(opened(home, shards, resume=True))
+    assert [again.ask("d"), again.ask("e"), again.ask("f")] == ["0001", "0002", "0003"]
+    assert records[0].read_bytes() == b""  # the board says that it is torn
+    begun, fresh = again.record("0001"), again.record("0002")
+    assert (begun.overrides, begun.epochs, begun.metrics) == (overrides["0001"], 1, {"dice_mean_per_image": 0.6})
+    assert (fresh.overrides, fresh.status, fresh.study) == (overrides["0002"], Status.PENDING, "s")
+
+
+def test_a_trial_whose_record_is_torn_while_it_runs_goes_on(tune: Follower) -> None:
+    tune.ask("a")
+    (tune.study.trial_folder("0000") / "record.json").write_bytes(b"")
+    tune.searcher.on_trial_complete("a", error=True)
+    assert tune.events[-1] == Event("lost", "0000", reason="its process died")
+    assert tune.ask("b") == "0000"
+
+
 def test_a_trial_that_is_lost_again_and_again_fails(tune: Follower) -> None:
     for number in range(LOSSES_MAX):
         assert tune.ask(f"id{number}") == "0000"

@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -84,11 +85,12 @@ class RecordedSearcher(Searcher):
                 self._schedule(event)
             elif event.kind == "end":
                 self._tell(event)
-                folder = self._study.trial_folder(event.trial_id)
-                self._kept.ended(folder, TrialRecord.load(folder))
+                with suppress(HomeError):  # torn: a row that says so, of which nothing is removed
+                    folder = self._study.trial_folder(event.trial_id)
+                    self._kept.ended(folder, TrialRecord.load(folder))
         for name in [name for name in self._log.asked if name not in self._log.ended]:
             self._take_in(name)
-            if name in self._stopped or TrialRecord.load(self._study.trial_folder(name)).status.finished:
+            if name in self._stopped or self._record_of(name).status.finished:
                 self._end(name)
         self._unfinished = [name for name in self._log.asked if name not in self._log.ended]
 
@@ -151,7 +153,7 @@ class RecordedSearcher(Searcher):
         name = self._names.pop(trial_id)
         if error:
             self._take_in(name)
-        record = TrialRecord.load(self._study.trial_folder(name))
+        record = self._record_of(name)
         if error and not record.status.finished and name not in self._stopped:
             reason = record.reason or self._words_on(trial_id) or "its process died"
             self._record(Event("lost", name, reason=reason))
@@ -168,17 +170,18 @@ class RecordedSearcher(Searcher):
         """Marks what is still running as interrupted, to be resumed; False when nothing was."""
         for name, status in self._log.ended.items():  # a stopped nested worker may have written its record once more
             folder = self._study.trial_folder(name)
-            record = TrialRecord.load(folder)
-            if record.status != status:
-                record.model_copy(update={"status": Status(status)}).save(folder)
+            with suppress(HomeError):  # as in ``replay``
+                record = TrialRecord.load(folder)
+                if record.status != status:
+                    record.model_copy(update={"status": Status(status)}).save(folder)
         why = self.over()
         reason = "study interrupted" if why is None else f"the study ended before it: {why}"
         running = [*self._names.values(), *self._unfinished]
         for name in running:
-            folder = self._study.trial_folder(name)
-            record = TrialRecord.load(folder)
+            record = self._record_of(name)
             if record.status in (Status.RUNNING, Status.INTERRUPTED):
-                record.model_copy(update={"status": Status.INTERRUPTED, "reason": reason}).save(folder)
+                stopped = record.model_copy(update={"status": Status.INTERRUPTED, "reason": reason})
+                stopped.save(self._study.trial_folder(name))
         return bool(running)
 
     def save(self, checkpoint_path: str) -> None:
@@ -225,7 +228,7 @@ class RecordedSearcher(Searcher):
     def _end(self, name: str, failure: str | None = None) -> None:
         """Closes the trial's record where its process did not, and records the end."""
         folder = self._study.trial_folder(name)
-        record = TrialRecord.load(folder)
+        record = self._record_of(name)
         if failure is not None:
             record = record.model_copy(update={"status": Status.FAILED, "reason": failure})
             record.save(folder)
@@ -236,6 +239,13 @@ class RecordedSearcher(Searcher):
         score = None if record.status is Status.FAILED else self._log.last_score.get(name)
         self._record(Event("end", name, status=record.status, score=score))
         self._kept.ended(folder, record)
+
+    def _record_of(self, name: str) -> TrialRecord:
+        """Of a trial that has not ended; where its machine died while writing it, as when it was announced."""
+        try:
+            return TrialRecord.load(self._study.trial_folder(name))
+        except HomeError:
+            return self._study.announce_again(name)
 
     def _words_on(self, trial_id: str) -> str | None:
         """What Ray said of a trial that died, in one line; None when it said nothing."""
@@ -263,7 +273,7 @@ class RecordedSearcher(Searcher):
             saved = checkpoint.load(last)
         except HomeError:  # the trial will fail on it, in its own row
             return
-        if len(saved["history"]) > TrialRecord.load(folder).epochs:
+        if len(saved["history"]) > self._record_of(name).epochs:
             catch_up(folder, saved)
         for row in saved["history"][self._epochs.get(name, 0) :]:
             if name in self._stopped:
