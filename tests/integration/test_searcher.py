@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from distseg import checkpoint
-from distseg.config import load_search
+from distseg.config import load_search, with_overrides
 from distseg.home import Home
 from distseg.on_ray.schedulers import scheduler_of
 from distseg.on_ray.searcher import LOSSES_MAX, RecordedSearcher
@@ -336,6 +336,29 @@ def test_it_gives_way_to_another_study(tune: Follower) -> None:
     assert tune.held[-1] == 0
     tune.searcher.start()  # its turn has come
     assert tune.ask("e") == "0002"
+
+
+def test_fixed_points_run_as_they_are_given(home: Home, shards: Path) -> None:
+    """With fields that the space does not have; of branches that they leave out, the defaults, as in any trial."""
+    points = [{"model.width": 6, "optim.lr": 0.005, "train.batch_global": 4}, {"model.width": 4, "optim.lr": 0.5}]
+    space = {
+        "model.width": {"kind": "choice", "values": [4, 6]},
+        "optim.lr": {"kind": "loguniform", "low": 0.001, "high": 0.01},
+        "seed": {"kind": "choice", "values": [1, 2], "when": {"path": "model.width", "among": [4]}},
+    }
+    words = [f"study.space={json.dumps(space)}", f"study.points={json.dumps(points)}", "seed=7", "model.width=6"]
+    tune = Follower(opened(home, shards, *words))
+    for number in range(4):
+        tune.ask(f"id{number}")
+    base, inside, outside, searched = tune.study.log.asked.values()
+    assert with_overrides(tune.study.base, base) == tune.study.base
+    assert inside == points[0] | {"seed": 0}
+    assert outside == points[1]
+    assert searched.keys() == space.keys()
+    assert set(tune.searcher._suggestions._ids) == {"0000", "0001", "0003"}  # those that Optuna hears of
+    tune.study.end()
+    again = Follower(opened(home, shards, *words, resume=True))
+    assert set(again.searcher._suggestions._ids) == {"0000", "0001", "0003"}
 
 
 def test_nothing_is_tried_twice(home: Home, shards: Path) -> None:
