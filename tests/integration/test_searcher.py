@@ -33,7 +33,7 @@ class Follower:
         self.events: list[Event] = []
         self.free = True
         self.held: list[int] = []
-        self.scheduler = scheduler_of(study.search, EPOCHS, "max")
+        self.scheduler = scheduler_of(study.search, study.base, "max")
         self.searcher = RecordedSearcher(study, self.scheduler, self.events.append, self, study.folder / "ray")
         self.searcher.replay()
 
@@ -301,7 +301,7 @@ def test_the_trials_end_the_study_when_none_of_them_runs(home: Home, shards: Pat
 
 
 def test_a_score_that_is_not_a_number_harms_nobody(tune: Follower) -> None:
-    scheduler = scheduler_of(tune.study.search, 4, "max")
+    scheduler = scheduler_of(tune.study.search, tune.study.base, "max")
     trial = type("Trial", (), {"trial_id": "a", "config": {"trial_id": "0000"}})
     scheduler.on_trial_add(None, trial)  # type: ignore[arg-type]
     tune.ask("a")
@@ -318,6 +318,24 @@ def test_a_score_that_is_not_a_number_harms_nobody(tune: Follower) -> None:
         "report",
         "end",
     ]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "study.space={train.epochs: {kind: choice, values: [2, 9]}}",
+        "study.space={train.epochs: {kind: int, low: 2, high: 9}}",
+        "study.points=[{train.epochs: 9}]",
+        "train.epochs=9",
+    ],
+)
+def test_no_trial_ends_before_the_epochs_that_it_asks_for(words: str, home: Home, shards: Path) -> None:
+    tune = Follower(opened(home, shards, words))
+    tune.ask("a")
+    trial: Any = SimpleNamespace(config={"trial_id": "0000"})
+    results = [{"epoch": epoch, "score": 0.5} for epoch in range(1, 10)]
+    decisions = [tune.scheduler.on_trial_result(None, trial, result) for result in results]  # type: ignore[arg-type]
+    assert decisions == ["CONTINUE"] * 8 + ["STOP"]
 
 
 def test_it_gives_way_to_another_study(tune: Follower) -> None:

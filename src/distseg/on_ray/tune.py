@@ -56,7 +56,7 @@ def search(
     concurrency = concurrent_trials(resources, lease)
     study.begin()
     say(concurrency.reason)
-    scheduler = scheduler_of(study.search, study.base.train.epochs, study.info.mode)
+    scheduler = scheduler_of(study.search, study.base, study.info.mode)
     size = [resources.workers_per_trial * each for each in (resources.cpus_per_worker, resources.gpus_per_worker)]
     total = {name: cluster_total(name) for name in ("CPU", "GPU")}
     with Turns(unique_name(study.info.name), size[0], size[1], total) as turns:
