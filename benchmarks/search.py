@@ -316,7 +316,9 @@ def replay(recorded: dict[str, Any], settings: dict[str, Any], epochs: int, fold
     curves = {json.dumps(row["overrides"], sort_keys=True): row["scores"] for row in recorded["curves"]}
     length = recorded["about"]["epochs"]
     first = recorded["curves"][0]["overrides"]  # the base config's
-    base = with_overrides(RunConfig(), {"model.architecture": "unet", "model.encoder": "", **first})
+    base = with_overrides(
+        RunConfig(), {"model.architecture": "unet", "model.encoder": "", "train.epochs": length, **first}
+    )
     budget = {"trials": 10**6}
     search = SearchConfig.model_validate({"base": "", "space": recorded["space"], "search": settings, "budget": budget})
     nothing = dict.fromkeys(("data", "data_digest", "split_digest", "created_at", "version"), "")
@@ -325,7 +327,8 @@ def replay(recorded: dict[str, Any], settings: dict[str, Any], epochs: int, fold
     )
     study = Study.create(folder, info, search, base)
     study.begin()
-    searcher, scheduler = RecordedSearcher(study, quiet), scheduler_of(search, length, "max")
+    scheduler = scheduler_of(search, base, "max")
+    searcher = RecordedSearcher(study, scheduler, quiet)
     best, spent, begun = 0.0, 0, 0
     while spent < epochs:
         tune_id = str(begun)

@@ -2,11 +2,13 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from distseg.config import load_search
+from distseg import checkpoint
+from distseg.config import load_search, with_overrides
 from distseg.home import Home
 from distseg.on_ray.schedulers import scheduler_of
 from distseg.on_ray.searcher import LOSSES_MAX, RecordedSearcher
@@ -20,6 +22,7 @@ pytestmark = pytest.mark.filterwarnings("default")  # Optuna's and Ray's own, in
 
 SEARCH = Path(__file__).resolve().parents[2] / "configs/search/smoke.yaml"
 FINISHED = "FINISHED"
+EPOCHS = 4
 
 
 class Follower:
@@ -30,8 +33,9 @@ class Follower:
         self.events: list[Event] = []
         self.free = True
         self.held: list[int] = []
-        self.searcher = RecordedSearcher(study, self.events.append, self, study.folder / "ray")
-        self.searcher.replay(scheduler_of(study.search, 4, "max"))
+        self.scheduler = scheduler_of(study.search, study.base, "max")
+        self.searcher = RecordedSearcher(study, self.scheduler, self.events.append, self, study.folder / "ray")
+        self.searcher.replay()
 
     def take(self) -> bool:
         return self.free
@@ -41,12 +45,32 @@ class Follower:
 
     def ask(self, tune_id: str) -> Any:
         asked = self.searcher.suggest(tune_id)
-        return asked["trial_id"] if isinstance(asked, dict) else asked
+        if not isinstance(asked, dict):
+            return asked
+        self.scheduler.on_trial_add(None, SimpleNamespace(config=asked))  # type: ignore[arg-type]
+        return asked["trial_id"]
 
     def write(self, trial: str, **changes: Any) -> None:
         """What the trial's process writes on its record."""
         folder = self.study.trial_folder(trial)
         TrialRecord.load(folder).model_copy(update=changes).save(folder)
+
+    def checkpoint(self, trial: str, *scores: float) -> None:
+        """What its process saves after each epoch, before it writes its record and reports."""
+        record = self.record(trial).model_copy(
+            update={
+                "status": Status.COMPLETED if len(scores) == EPOCHS else Status.RUNNING,
+                "epochs": len(scores),
+                "metrics": {"dice_mean_per_image": max(scores)},
+                "checkpoint": "checkpoints/best.pt",
+            }
+        )
+        history = [{"epoch": epoch, "score": score} for epoch, score in enumerate(scores, start=1)]
+        folder = self.study.trial_folder(trial) / "checkpoints"
+        folder.mkdir(exist_ok=True)
+        (folder / "best.pt").write_text("weights")
+        tree = {"history": history, "bad": [], "record": record.model_dump_json()}
+        checkpoint.save(folder / "last.pt", tree)
 
     def report(self, tune_id: str, epoch: int, score: float) -> None:
         self.searcher.on_trial_result(tune_id, {"epoch": epoch, "score": score})
@@ -82,6 +106,107 @@ def test_a_lost_trial_goes_on_before_new_ones(tune: Follower) -> None:
     tune.report("c", 1, 0.5)  # of the checkpoint; it stands on the record once
     tune.report("c", 2, 0.6)
     assert [event.epoch for event in tune.events if event.kind == "report"] == [1, 2]
+
+
+def test_an_epoch_that_a_lost_trial_saved_and_did_not_report_counts(tune: Follower) -> None:
+    tune.ask("a")
+    tune.checkpoint("0000", 0.5)
+    tune.lose("a", "0000")
+    assert tune.ask("b") == "0000"
+    tune.report("b", 2, 0.6)  # it goes on from its checkpoint
+    assert tune.events[1:] == [
+        Event("report", "0000", epoch=1, score=0.5),
+        Event("lost", "0000", reason="The actor died."),
+        Event("ask", "0000", overrides=tune.study.log.asked["0000"]),
+        Event("report", "0000", epoch=2, score=0.6),
+    ]
+    rungs: Any = tune.scheduler
+    assert rungs._brackets[0]._rungs[-1] == (1, {"0000": 0.5})
+
+
+@pytest.mark.parametrize("killed", ["its process", "the driver"])
+def test_a_trial_that_was_to_stop_on_an_epoch_it_did_not_report_stops(
+    killed: str, tune: Follower, home: Home, shards: Path
+) -> None:
+    tune.ask("a"), tune.ask("b")
+    tune.write("0000", status=Status.RUNNING)
+    tune.checkpoint("0000", 0.9)
+    tune.lose("a", "0000")
+    tune.write("0001", status=Status.RUNNING)
+    tune.checkpoint("0001", 0.1, 0.2)  # a nested worker went on before it heard
+    if killed == "its process":
+        tune.lose("b", "0001")
+    else:
+        tune.study.end()
+        tune = Follower(opened(home, shards, resume=True))
+    assert tune.events[-2:] == [
+        Event("report", "0001", epoch=1, score=0.1),
+        Event("end", "0001", status="PRUNED", score=0.1),
+    ]
+    record = tune.record("0001")
+    assert (record.status, record.epochs, record.metrics) == (Status.PRUNED, 2, {"dice_mean_per_image": 0.2})
+    assert record.reason == "stopped by the scheduler after epoch 2"
+    folder = tune.study.trial_folder("0001")
+    assert (folder / "checkpoints/best.pt").exists()
+    assert [json.loads(line)["epoch"] for line in (folder / "epochs.jsonl").read_text().splitlines()] == [1, 2]
+    assert [tune.ask("c"), tune.ask("d")] == ["0000", "0002"]
+
+
+@pytest.mark.parametrize("killed", ["its process", "the driver"])
+def test_a_trial_that_trained_all_epochs_is_complete(killed: str, tune: Follower, home: Home, shards: Path) -> None:
+    tune.ask("a")
+    for epoch in (1, 2, 3):
+        tune.report("a", epoch, 0.1 * epoch)
+    tune.checkpoint("0000", 0.1, 0.2, 0.3, 0.4)
+    if killed == "its process":
+        tune.lose("a", "0000")
+    else:
+        tune.study.end()
+        tune = Follower(opened(home, shards, resume=True))
+    assert tune.events[-1] == Event("end", "0000", status="COMPLETED", score=0.4)
+    assert (tune.record("0000").status, tune.record("0000").epochs) == (Status.COMPLETED, 4)
+
+
+def test_a_damaged_checkpoint_fails_its_trial_alone(tune: Follower, home: Home, shards: Path) -> None:
+    tune.ask("a")
+    tune.checkpoint("0000", 0.5)
+    (tune.study.trial_folder("0000") / "checkpoints/last.pt").write_bytes(b"")
+    tune.lose("a", "0000")
+    tune.study.end()
+    assert Follower(opened(home, shards, resume=True)).ask("b") == "0000"  # which will say so
+
+
+def test_torn_records_do_not_keep_a_study_from_going_on(tune: Follower, home: Home, shards: Path) -> None:
+    """The machine died: of one trial that had ended, one that had finished an epoch, one that was about to start."""
+    asked = [tune.ask(tune_id) for tune_id in ("a", "b", "c")]
+    overrides = tune.study.log.asked.copy()
+    tune.checkpoint("0001", 0.6)
+    tune.write("0000", status=Status.COMPLETED, metrics={"dice_mean_per_image": 0.5})
+    tune.searcher.on_trial_complete("a", {"epoch": 4, "score": 0.5})
+    tune.report("b", 1, 0.6)
+    records = [tune.study.trial_folder(name) / "record.json" for name in asked]
+    for path in records:
+        path.write_bytes(b"")
+    assert tune.searcher.close()
+    assert [path.stat().st_size > 0 for path in records] == [False, True, True]
+    for path in records:
+        path.write_bytes(b"")
+    records[2].unlink()
+    tune.study.end()
+    again = Follower(opened(home, shards, resume=True))
+    assert [again.ask("d"), again.ask("e"), again.ask("f")] == ["0001", "0002", "0003"]
+    assert records[0].read_bytes() == b""  # the board says that it is torn
+    begun, fresh = again.record("0001"), again.record("0002")
+    assert (begun.overrides, begun.epochs, begun.metrics) == (overrides["0001"], 1, {"dice_mean_per_image": 0.6})
+    assert (fresh.overrides, fresh.status, fresh.study) == (overrides["0002"], Status.PENDING, "s")
+
+
+def test_a_trial_whose_record_is_torn_while_it_runs_goes_on(tune: Follower) -> None:
+    tune.ask("a")
+    (tune.study.trial_folder("0000") / "record.json").write_bytes(b"")
+    tune.searcher.on_trial_complete("a", error=True)
+    assert tune.events[-1] == Event("lost", "0000", reason="its process died")
+    assert tune.ask("b") == "0000"
 
 
 def test_a_trial_that_is_lost_again_and_again_fails(tune: Follower) -> None:
@@ -176,7 +301,7 @@ def test_the_trials_end_the_study_when_none_of_them_runs(home: Home, shards: Pat
 
 
 def test_a_score_that_is_not_a_number_harms_nobody(tune: Follower) -> None:
-    scheduler = scheduler_of(tune.study.search, 4, "max")
+    scheduler = scheduler_of(tune.study.search, tune.study.base, "max")
     trial = type("Trial", (), {"trial_id": "a", "config": {"trial_id": "0000"}})
     scheduler.on_trial_add(None, trial)  # type: ignore[arg-type]
     tune.ask("a")
@@ -195,6 +320,24 @@ def test_a_score_that_is_not_a_number_harms_nobody(tune: Follower) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "study.space={train.epochs: {kind: choice, values: [2, 9]}}",
+        "study.space={train.epochs: {kind: int, low: 2, high: 9}}",
+        "study.points=[{train.epochs: 9}]",
+        "train.epochs=9",
+    ],
+)
+def test_no_trial_ends_before_the_epochs_that_it_asks_for(words: str, home: Home, shards: Path) -> None:
+    tune = Follower(opened(home, shards, words))
+    tune.ask("a")
+    trial: Any = SimpleNamespace(config={"trial_id": "0000"})
+    results = [{"epoch": epoch, "score": 0.5} for epoch in range(1, 10)]
+    decisions = [tune.scheduler.on_trial_result(None, trial, result) for result in results]  # type: ignore[arg-type]
+    assert decisions == ["CONTINUE"] * 8 + ["STOP"]
+
+
 def test_it_gives_way_to_another_study(tune: Follower) -> None:
     """Two trials end while somebody else waits: Tune may keep one warm process, and only until the last trial ends."""
     tune.ask("a"), tune.ask("b")
@@ -211,6 +354,29 @@ def test_it_gives_way_to_another_study(tune: Follower) -> None:
     assert tune.held[-1] == 0
     tune.searcher.start()  # its turn has come
     assert tune.ask("e") == "0002"
+
+
+def test_fixed_points_run_as_they_are_given(home: Home, shards: Path) -> None:
+    """With fields that the space does not have; of branches that they leave out, the defaults, as in any trial."""
+    points = [{"model.width": 6, "optim.lr": 0.005, "train.batch_global": 4}, {"model.width": 4, "optim.lr": 0.5}]
+    space = {
+        "model.width": {"kind": "choice", "values": [4, 6]},
+        "optim.lr": {"kind": "loguniform", "low": 0.001, "high": 0.01},
+        "seed": {"kind": "choice", "values": [1, 2], "when": {"path": "model.width", "among": [4]}},
+    }
+    words = [f"study.space={json.dumps(space)}", f"study.points={json.dumps(points)}", "seed=7", "model.width=6"]
+    tune = Follower(opened(home, shards, *words))
+    for number in range(4):
+        tune.ask(f"id{number}")
+    base, inside, outside, searched = tune.study.log.asked.values()
+    assert with_overrides(tune.study.base, base) == tune.study.base
+    assert inside == points[0] | {"seed": 0}
+    assert outside == points[1]
+    assert searched.keys() == space.keys()
+    assert set(tune.searcher._suggestions._ids) == {"0000", "0001", "0003"}  # those that Optuna hears of
+    tune.study.end()
+    again = Follower(opened(home, shards, *words, resume=True))
+    assert set(again.searcher._suggestions._ids) == {"0000", "0001", "0003"}
 
 
 def test_nothing_is_tried_twice(home: Home, shards: Path) -> None:

@@ -155,8 +155,8 @@ def replayed(folder: Path, shards: Path, events: list[Event]) -> Any:
         else:
             study.log.append(event)
     search, base = load_search(study.folder / "search.yaml")
-    scheduler = scheduler_of(search, base.train.epochs, "max")
-    RecordedSearcher(study, lambda event: None).replay(scheduler)
+    scheduler = scheduler_of(search, base, "max")
+    RecordedSearcher(study, scheduler, lambda event: None).replay()
     return scheduler, study
 
 

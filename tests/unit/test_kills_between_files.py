@@ -17,7 +17,7 @@ from distseg.errors import TrainingError
 from distseg.records import Progress, Status, TrialRecord, read_json_lines
 from distseg.train import loop
 from distseg.train.loop import run
-from distseg.train.run_folder import RunSpec
+from distseg.train.run_folder import RunSpec, catch_up
 
 CHANGES = {"train.checkpoint_steps": None, "train.keep_last": 2, "eval.panels_every_epochs": 1}
 WRITES = ["Watch.epoch", "checkpoint.save", "write_progress", "keep_last"]
@@ -89,6 +89,26 @@ def test_a_run_killed_between_two_files_leaves_the_same_ones(
     copies = fsspec.filesystem("memory")
     for name in ("last.pt", "best.pt"):
         assert copies.cat_file(f"{spec.folder}/{name}") == (spec.folder / "checkpoints" / name).read_bytes()
+
+
+@pytest.mark.parametrize("epoch", [1, EPOCHS])
+def test_a_checkpoint_knows_what_its_run_was_killed_before_writing(
+    epoch: int, whole: RunSpec, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = watched(tmp_path / "run", shards)
+    kill_before("write_progress", epoch, monkeypatch)
+    with pytest.raises(Stop):
+        run(spec, worker())
+    catch_up(spec.folder, final(spec))
+    record = record_on_disk(spec)
+    best = max(final(whole)["history"][:epoch], key=lambda row: row["score"])
+    assert (record.status, record.epochs) == (Status.COMPLETED if epoch == EPOCHS else Status.RUNNING, epoch)
+    assert (record.metrics, record.best_epoch, record.checkpoint) == (
+        best["metrics"],
+        best["epoch"],
+        "checkpoints/best.pt",
+    )
+    assert read_json_lines(spec.folder / "epochs.jsonl") == final(spec)["history"]
 
 
 def test_progress_of_a_run_that_is_over(whole: RunSpec) -> None:

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distseg.config import Dimension, RunConfig, When, with_overrides
-from distseg.search.space import applies, base_point, parameters, suggest
+from distseg.config import Dimension, RunConfig, SearchConfig, When, with_overrides
+from distseg.search.space import applies, base_point, epochs_max, parameters, suggest
 
 SPACE = {
     "model.architecture": Dimension(kind="choice", values=("classic_unet", "unet")),
@@ -101,6 +101,14 @@ def test_parameters_are_the_way_back(found: dict[str, Any]) -> None:
     overrides = suggest(SPACE, Scripted(found), BASE)
     wanted = {name: value for name, value in found.items() if name in overrides}
     assert parameters(SPACE, overrides) == wanted
+
+
+def test_the_most_epochs_count_the_default_that_a_branch_goes_back_to() -> None:
+    base = with_overrides(BASE, {"train.epochs": BASE.train.epochs - 1})
+    epochs = {"kind": "choice", "values": [2], "when": {"path": "model.width", "among": [4]}}
+    space = {"model.width": {"kind": "choice", "values": [4, 6]}, "train.epochs": epochs}
+    search = SearchConfig.model_validate({"base": "", "space": space})
+    assert epochs_max(search, base) == BASE.train.epochs
 
 
 def test_the_base_point_is_the_base_configs_own() -> None:

@@ -6,8 +6,9 @@ from typing import Any
 
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
-from distseg.config import SearchConfig
+from distseg.config import RunConfig, SearchConfig
 from distseg.search.events import Event
+from distseg.search.space import epochs_max
 
 SCORE = "score"
 """Key of the metric in what trials report to Tune."""
@@ -37,10 +38,11 @@ class AshaByName(ASHAScheduler):
         super().on_trial_remove(tune_controller, named(trial.config["trial_id"]))
 
 
-def scheduler_of(search: SearchConfig, epochs: int, mode: str) -> TrialScheduler:
+def scheduler_of(search: SearchConfig, base: RunConfig, mode: str) -> TrialScheduler:
     """The scheduler that a search file asks for."""
     if search.search.scheduler == "none":
         return FIFOScheduler()  # type: ignore[no-untyped-call]
+    epochs = epochs_max(search, base)
     return AshaByName(
         time_attr="epoch",
         metric=SCORE,

@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,12 +12,14 @@ from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
 from distseg import checkpoint, records
+from distseg.errors import HomeError
 from distseg.on_ray.schedulers import NO_CONTROLLER, SCORE, as_result, named
 from distseg.on_ray.suggestions import Suggestions
 from distseg.records import Status, TrialRecord
 from distseg.search.events import Event
 from distseg.search.keep import KeptCheckpoints
 from distseg.search.study import Study
+from distseg.train.run_folder import catch_up
 
 LOSSES_MAX = 3
 """Losing its process this often without finishing an epoch ends a trial: then it is not the machine."""
@@ -40,11 +43,19 @@ class RecordedSearcher(Searcher):
     several of Tune's runs: where another study waits for what this one holds, it lets Tune's run end (``gave_way``).
     """
 
-    def __init__(self, study: Study, on_event: OnEvent, turns: TakesTurns | None = None, notes: Path | None = None):
+    def __init__(
+        self,
+        study: Study,
+        scheduler: TrialScheduler,
+        on_event: OnEvent,
+        turns: TakesTurns | None = None,
+        notes: Path | None = None,
+    ):
         """``turns``: the study's place among others of the cluster. ``notes``: folder of Tune's own files."""
         super().__init__(metric=SCORE, mode=study.info.mode)
         self._study = study
         self._log = study.log
+        self._scheduler = scheduler
         self._on_event = on_event
         self._turns = turns
         self._notes = notes
@@ -53,7 +64,7 @@ class RecordedSearcher(Searcher):
         self._names: dict[str, str] = {}  # Tune's trial id -> ours
         self._epochs: dict[str, int] = {}  # epochs recorded of each of our trials
         self._unfinished: list[str] = []  # trials to go on with first
-        self._stopped: set[str] = set()  # trials that the scheduler stops when it hears again what they reported
+        self._stopped: set[str] = set()  # trials that the scheduler stops on what it heard from here, not from Tune
         self._target_reached = False
         self._granted = False
         self.gave_way = False
@@ -62,21 +73,25 @@ class RecordedSearcher(Searcher):
         """Nothing to speak of: Tune keeps a copy for its own tools, and the study's record is the state."""
         return {"_metric": self._metric, "_mode": self._mode}
 
-    def replay(self, scheduler: TrialScheduler) -> None:
+    def replay(self) -> None:
         """Feeds the study's record to Optuna and the scheduler in the order in which it happened."""
         for event in list(self._log.events):
             if event.kind == "ask":
                 self._suggestions.ask_again(event.trial_id, event.overrides or {})
-                scheduler.on_trial_add(NO_CONTROLLER, named(event.trial_id))
+                self._scheduler.on_trial_add(NO_CONTROLLER, named(event.trial_id))
             elif event.kind == "report":
                 self._epochs[event.trial_id] = event.epoch or 0
                 self._tell(event)
-                self._schedule(scheduler, event)
+                self._schedule(event)
             elif event.kind == "end":
                 self._tell(event)
-                folder = self._study.trial_folder(event.trial_id)
-                self._kept.ended(folder, TrialRecord.load(folder))
-        self._reconcile(scheduler)
+                with suppress(HomeError):  # torn: a row that says so, of which nothing is removed
+                    folder = self._study.trial_folder(event.trial_id)
+                    self._kept.ended(folder, TrialRecord.load(folder))
+        for name in [name for name in self._log.asked if name not in self._log.ended]:
+            self._take_in(name)
+            if name in self._stopped or self._record_of(name).status.finished:
+                self._end(name)
         self._unfinished = [name for name in self._log.asked if name not in self._log.ended]
 
     def over(self) -> str | None:
@@ -136,8 +151,10 @@ class RecordedSearcher(Searcher):
         if result:
             self.on_trial_result(trial_id, result)
         name = self._names.pop(trial_id)
-        record = TrialRecord.load(self._study.trial_folder(name))
-        if error and not record.status.finished:
+        if error:
+            self._take_in(name)
+        record = self._record_of(name)
+        if error and not record.status.finished and name not in self._stopped:
             reason = record.reason or self._words_on(trial_id) or "its process died"
             self._record(Event("lost", name, reason=reason))
             if self._log.losses[name] < LOSSES_MAX and not _OUT_OF_MEMORY.search(reason):
@@ -153,17 +170,18 @@ class RecordedSearcher(Searcher):
         """Marks what is still running as interrupted, to be resumed; False when nothing was."""
         for name, status in self._log.ended.items():  # a stopped nested worker may have written its record once more
             folder = self._study.trial_folder(name)
-            record = TrialRecord.load(folder)
-            if record.status != status:
-                record.model_copy(update={"status": Status(status)}).save(folder)
+            with suppress(HomeError):  # as in ``replay``
+                record = TrialRecord.load(folder)
+                if record.status != status:
+                    record.model_copy(update={"status": Status(status)}).save(folder)
         why = self.over()
         reason = "study interrupted" if why is None else f"the study ended before it: {why}"
         running = [*self._names.values(), *self._unfinished]
         for name in running:
-            folder = self._study.trial_folder(name)
-            record = TrialRecord.load(folder)
+            record = self._record_of(name)
             if record.status in (Status.RUNNING, Status.INTERRUPTED):
-                record.model_copy(update={"status": Status.INTERRUPTED, "reason": reason}).save(folder)
+                stopped = record.model_copy(update={"status": Status.INTERRUPTED, "reason": reason})
+                stopped.save(self._study.trial_folder(name))
         return bool(running)
 
     def save(self, checkpoint_path: str) -> None:
@@ -210,7 +228,7 @@ class RecordedSearcher(Searcher):
     def _end(self, name: str, failure: str | None = None) -> None:
         """Closes the trial's record where its process did not, and records the end."""
         folder = self._study.trial_folder(name)
-        record = TrialRecord.load(folder)
+        record = self._record_of(name)
         if failure is not None:
             record = record.model_copy(update={"status": Status.FAILED, "reason": failure})
             record.save(folder)
@@ -222,6 +240,13 @@ class RecordedSearcher(Searcher):
         self._record(Event("end", name, status=record.status, score=score))
         self._kept.ended(folder, record)
 
+    def _record_of(self, name: str) -> TrialRecord:
+        """Of a trial that has not ended; where its machine died while writing it, as when it was announced."""
+        try:
+            return TrialRecord.load(self._study.trial_folder(name))
+        except HomeError:
+            return self._study.announce_again(name)
+
     def _words_on(self, trial_id: str) -> str | None:
         """What Ray said of a trial that died, in one line; None when it said nothing."""
         if self._notes is None:
@@ -231,28 +256,32 @@ class RecordedSearcher(Searcher):
             return next((line for line in lines if line and not line.startswith("Failure #")), None)
         return None
 
-    def _schedule(self, scheduler: TrialScheduler, report: Event) -> None:
+    def _schedule(self, report: Event) -> None:
         if report.score is None:
             return
-        decision = scheduler.on_trial_result(NO_CONTROLLER, named(report.trial_id), as_result(report))
+        decision = self._scheduler.on_trial_result(NO_CONTROLLER, named(report.trial_id), as_result(report))
         if decision == TrialScheduler.STOP:
             self._stopped.add(report.trial_id)
 
-    def _reconcile(self, scheduler: TrialScheduler) -> None:
-        """Adds to the record what trials finished after their driver had died, and ends those that were to stop."""
-        for name in list(self._log.asked):
-            if name in self._log.ended:
-                continue
-            folder = self._study.trial_folder(name)
-            last = folder / records.LAST_CHECKPOINT  # written before epochs.jsonl: it knows every epoch that counts
-            history = checkpoint.load(last)["history"] if last.exists() else []
-            for row in history[self._epochs.get(name, 0) :]:
-                self._epochs[name] = row["epoch"]
-                if row["score"] is not None:
-                    self._record(Event("report", name, epoch=row["epoch"], score=_finite(row["score"])))
-                    self._schedule(scheduler, self._log.events[-1])
-            if TrialRecord.load(folder).status.finished or name in self._stopped:
-                self._end(name)
+    def _take_in(self, name: str) -> None:
+        """Adds to the record the epochs that a trial finished and, its process or its driver killed, never reported."""
+        folder = self._study.trial_folder(name)
+        last = folder / records.LAST_CHECKPOINT  # written before all else: it knows every epoch that counts
+        if not last.exists():
+            return
+        try:
+            saved = checkpoint.load(last)
+        except HomeError:  # the trial will fail on it, in its own row
+            return
+        if len(saved["history"]) > self._record_of(name).epochs:
+            catch_up(folder, saved)
+        for row in saved["history"][self._epochs.get(name, 0) :]:
+            if name in self._stopped:
+                return  # what a nested worker went on to do does not count
+            self._epochs[name] = row["epoch"]
+            if row["score"] is not None:
+                self._record(Event("report", name, epoch=row["epoch"], score=_finite(row["score"])))
+                self._schedule(self._log.events[-1])
 
 
 class BudgetStopper(Stopper):

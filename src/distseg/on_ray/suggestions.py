@@ -33,24 +33,31 @@ class Suggestions:
         self._seen: set[str] = set()
 
     def ask(self, name: str) -> dict[str, Any]:
-        """Overrides of a new trial.
-
-        What was tried before would end as it did then, to the bit, so Optuna is asked again.
-        """
+        """Overrides of a new trial: the fixed points as they are given, then what was not tried before."""
         number = int(name)
-        if number < len(self._points) and self._points[number][1] is None:
-            overrides = self._points[number][0]
-        else:
-            for attempt in range(_ASKED_AGAIN_MAX):
-                self._ids[name] = f"{name}.{attempt}"
-                suggested = self._optuna.suggest(self._ids[name])
-                assert suggested is not None
-                overrides = suggested["overrides"]
-                if number < len(self._points) or _key(overrides) not in self._seen:
-                    break
-                if attempt < _ASKED_AGAIN_MAX - 1:
-                    self._optuna.on_trial_complete(self._ids[name], error=True)
+        overrides = self._fixed(name, *self._points[number]) if number < len(self._points) else self._new(name)
         self._seen.add(_key(overrides))
+        return overrides
+
+    def _fixed(self, name: str, point: dict[str, Any], inside: dict[str, Any] | None) -> dict[str, Any]:
+        """A point; inside the space, Optuna adds the defaults of branches that it says nothing of."""
+        return point if inside is None else self._suggested(name, 0) | point
+
+    def _new(self, name: str) -> dict[str, Any]:
+        """Optuna's own. What was tried before would end as it did then, to the bit, so it is asked again."""
+        for attempt in range(_ASKED_AGAIN_MAX):
+            overrides = self._suggested(name, attempt)
+            if _key(overrides) not in self._seen:
+                break
+            if attempt < _ASKED_AGAIN_MAX - 1:
+                self._optuna.on_trial_complete(self._ids[name], error=True)
+        return overrides
+
+    def _suggested(self, name: str, attempt: int) -> dict[str, Any]:
+        self._ids[name] = f"{name}.{attempt}"
+        suggested = self._optuna.suggest(self._ids[name])
+        assert suggested is not None
+        overrides: dict[str, Any] = suggested["overrides"]
         return overrides
 
     def ask_again(self, name: str, overrides: dict[str, Any]) -> None:

@@ -56,12 +56,12 @@ def search(
     concurrency = concurrent_trials(resources, lease)
     study.begin()
     say(concurrency.reason)
-    scheduler = scheduler_of(study.search, study.base.train.epochs, study.info.mode)
+    scheduler = scheduler_of(study.search, study.base, study.info.mode)
     size = [resources.workers_per_trial * each for each in (resources.cpus_per_worker, resources.gpus_per_worker)]
     total = {name: cluster_total(name) for name in ("CPU", "GPU")}
     with Turns(unique_name(study.info.name), size[0], size[1], total) as turns:
-        searcher = RecordedSearcher(study, on_event, turns, study.folder / TUNE_FOLDER)
-        searcher.replay(scheduler)
+        searcher = RecordedSearcher(study, scheduler, on_event, turns, study.folder / TUNE_FOLDER)
+        searcher.replay()
         try:
             while not searcher.done() and turns.wait(searcher.done):
                 searcher.start()

@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from distseg.config import Dimension, RunConfig
+from distseg.config import Dimension, RunConfig, SearchConfig
 from distseg.errors import ConfigError
 
 
@@ -49,6 +49,17 @@ def applies(dimension: Dimension, overrides: Mapping[str, Any]) -> bool:
 def base_point(space: Mapping[str, Dimension], base: RunConfig) -> dict[str, Any]:
     """The base config as overrides: its own value for each field of the space."""
     return {path: value_at(base, path) for path in space}
+
+
+def epochs_max(search: SearchConfig, base: RunConfig) -> int:
+    """The most epochs that a trial of the search may train."""
+    path = "train.epochs"
+    found = [base.train.epochs, *(point[path] for point in search.points if path in point)]
+    if dimension := search.space.get(path):
+        found += dimension.values or [dimension.high]
+        if dimension.when is not None:
+            found.append(value_at(RunConfig(), path))
+    return max(map(int, found))
 
 
 def grid(space: Mapping[str, Dimension]) -> list[dict[str, Any]]:

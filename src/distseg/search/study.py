@@ -129,12 +129,25 @@ class Study:
 
         False, and a FAILED record with the reason, when its overrides make no config: it cannot start.
         """
+        record = self._first_record(trial_id, overrides)
+        record.save(self.trial_folder(trial_id), wait=False)
+        self.log.disk.soon(self.trial_folder(trial_id) / RECORD_FILE)
+        self.log.append(Event("ask", trial_id, overrides=overrides))  # last: whoever finds the event finds a record
+        return record.status is Status.PENDING
+
+    def announce_again(self, trial_id: str) -> TrialRecord:
+        """Writes the record that an announced trial began with in the place of one that cannot be read."""
+        record = self._first_record(trial_id, self.log.asked[trial_id])
+        record.save(self.trial_folder(trial_id))
+        return record
+
+    def _first_record(self, trial_id: str, overrides: dict[str, Any]) -> TrialRecord:
         status, reason, cfg = Status.PENDING, None, self.base
         try:
             cfg = config.with_overrides(self.base, overrides, f"trial {trial_id}")
         except ConfigError as error:
             status, reason = Status.FAILED, f"{type(error).__name__}: {error}"
-        TrialRecord(
+        return TrialRecord(
             trial_id=trial_id,
             study=self.info.name,
             status=status,
@@ -149,10 +162,7 @@ class Study:
             data_digest=self.info.data_digest,
             split_digest=self.info.split_digest,
             created_at=now(),
-        ).save(self.trial_folder(trial_id), wait=False)
-        self.log.disk.soon(self.trial_folder(trial_id) / RECORD_FILE)
-        self.log.append(Event("ask", trial_id, overrides=overrides))  # last: whoever finds the event finds a record
-        return status is Status.PENDING
+        )
 
 
 def _taken(folder: Path) -> HomeError:

@@ -144,9 +144,10 @@ def _run(spec: RunSpec, worker: Worker, begin: Callable[[], None], turn: Turn) -
                     if isinstance(data.val_batches, EvalBatches):
                         extremes.draw(spec.folder, predictor, data.val_batches, manifest.ignore_label, worker.device)
                         network.train()
-                checkpoint.save(last, state.to_tree(cfg, manifest))
+                record = record_of(spec, state, shards, steps, worker)
+                checkpoint.save(last, state.to_tree(cfg, manifest) | {"record": record.model_dump_json()})
                 uploads.copy(last)
-                write_progress(spec, state, record_of(spec, state, shards, steps, worker))
+                write_progress(spec, state, record)
                 if epoch_over:
                     keep_last(spec.folder, epoch, cfg.train.keep_last)
             if score:

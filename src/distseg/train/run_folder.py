@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from distseg import __version__, atomic, checkpoint, config, records
 from distseg.config import RunConfig
 from distseg.data.cache import ShardCache
-from distseg.data.manifest import ShardFolder
+from distseg.data.manifest import BadSample, ShardFolder
 from distseg.errors import TrainingError
 from distseg.models.build import BuiltModel
 from distseg.records import Score, Status, TrialRecord
@@ -98,7 +99,7 @@ def write_start(spec: RunSpec, state: TrainState, record: TrialRecord, uploads: 
     for folder in (spec.folder, last.parent, spec.folder / records.PANELS_FOLDER):
         atomic.remove_leftovers(folder)
     atomic.write_text(spec.folder / records.CONFIG_FILE, config.dump(spec.config))
-    _write_history(spec, state)
+    _write_history(spec.folder, state.history, state.bad.values())
     record.save(spec.folder)
     if state.history and state.step == state.history[-1]["step"]:
         keep_last(spec.folder, state.history[-1]["epoch"], spec.config.train.keep_last)
@@ -109,17 +110,21 @@ def write_start(spec: RunSpec, state: TrainState, record: TrialRecord, uploads: 
 
 def write_progress(spec: RunSpec, state: TrainState, record: TrialRecord) -> None:
     """History and record; TrainingError where somebody has ended the record meanwhile."""
-    _write_history(spec, state)
+    _write_history(spec.folder, state.history, state.bad.values())
     if not record.save_unless_ended(spec.folder):
         fence(spec.folder)
 
 
-def _write_history(spec: RunSpec, state: TrainState) -> None:
-    lines = "".join(json.dumps(row) + "\n" for row in state.history)
-    atomic.write_text(spec.folder / records.EPOCHS_FILE, lines)
-    if state.bad:
-        lines = "".join(sample.model_dump_json() + "\n" for sample in state.bad.values())
-        atomic.write_text(spec.folder / records.BAD_FILE, lines)
+def catch_up(folder: Path, saved: dict[str, Any]) -> None:
+    """Writes what a run was killed before writing after ``saved``, its last checkpoint: history and record."""
+    _write_history(folder, saved["history"], map(BadSample.model_validate, saved["bad"]))
+    TrialRecord.model_validate_json(saved["record"]).save_unless_ended(folder)
+
+
+def _write_history(folder: Path, history: list[dict[str, Any]], bad: Iterable[BadSample]) -> None:
+    atomic.write_text(folder / records.EPOCHS_FILE, "".join(json.dumps(row) + "\n" for row in history))
+    if lines := "".join(sample.model_dump_json() + "\n" for sample in bad):
+        atomic.write_text(folder / records.BAD_FILE, lines)
 
 
 def save_best(spec: RunSpec, state: TrainState, shards: ShardFolder, built: BuiltModel, score: Score) -> Path:
