@@ -11,7 +11,7 @@
     │   └── QueueError      a job that is missing or ambiguous, or cannot do what was asked
     ├── BackendError        the cluster that runs the queue's jobs does not answer
     ├── StoreError          the queue's store cannot be reached, read or written
-    ├── FencedError         a write by an attempt or a dispatcher whose turn is over; it changed nothing
+    ├── FencedError         a write by somebody whose turn is over: an attempt, a dispatcher, a run; it changed nothing
     ├── BadSampleError      one sample that cannot be used (the stream replaces it and counts it)
     └── TrainingError       a run that cannot go on: NaN loss, too many bad samples
         ├── OutOfMemoryError  the batch does not fit; the message says what to try
@@ -62,7 +62,7 @@ class StoreError(DistsegError):
 
 
 class FencedError(DistsegError):
-    """A write by an attempt or a dispatcher whose turn is over was refused; it changed nothing."""
+    """A write by an attempt, a dispatcher or a run whose turn is over was refused; it changed nothing."""
 
 
 class BadSampleError(DistsegError):

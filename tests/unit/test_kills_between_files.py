@@ -13,7 +13,7 @@ import pytest
 from runs import EPOCHS, Stop, assert_same_end, files_of, final, record_on_disk, spec_of, worker
 
 from distseg import atomic
-from distseg.errors import TrainingError
+from distseg.errors import FencedError
 from distseg.records import Progress, Status, TrialRecord, read_json_lines
 from distseg.train import loop
 from distseg.train.loop import run
@@ -191,7 +191,7 @@ def test_a_record_ended_between_the_fence_and_its_save_stays_ended(
         return save(*given)
 
     monkeypatch.setattr(loop, "save_best", prune)
-    with pytest.raises(TrainingError, match="was ended as PRUNED"):
+    with pytest.raises(FencedError, match="was ended as PRUNED"):
         run(spec, worker())
     assert (record_on_disk(spec).status, record_on_disk(spec).reason) == (Status.PRUNED, "by a test")
 

@@ -32,7 +32,7 @@ from distseg import checkpoint, config
 from distseg.config import RunConfig, ScheduleConfig, with_overrides
 from distseg.data.manifest import ShardFolder, index_path
 from distseg.data.stream import Batch
-from distseg.errors import ConfigError, DataError, HomeError, TrainingError
+from distseg.errors import ConfigError, DataError, FencedError, HomeError, TrainingError
 from distseg.records import Status, TrialRecord, read_json_lines
 from distseg.tasks.dense import DenseTask
 from distseg.tasks.predictor import Predictor
@@ -518,17 +518,21 @@ def test_an_index_that_lacks_a_line_is_told(shards: Path, tmp_path: Path) -> Non
         run(spec_of(tmp_path / "run", bad), worker())
 
 
-def test_a_run_that_was_pruned_meanwhile_stops_and_writes_nothing_more(shards: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("status", [Status.PRUNED, Status.INTERRUPTED])
+def test_a_run_that_its_study_ended_meanwhile_stops_and_writes_nothing_more(
+    status: Status, shards: Path, tmp_path: Path
+) -> None:
+    """Not that it failed, either: what is interrupted goes on when the study does."""
     spec = spec_of(tmp_path / "run", shards)
-    pruned: dict[str, bytes] = {}
+    ended: dict[str, bytes] = {}
 
-    def prune(_: dict[str, Any]) -> None:
-        record_on_disk(spec).model_copy(update={"status": Status.PRUNED, "reason": "by a test"}).save(spec.folder)
-        pruned.update(snapshot(spec.folder))
+    def end(_: dict[str, Any]) -> None:
+        record_on_disk(spec).model_copy(update={"status": status, "reason": "by a test"}).save(spec.folder)
+        ended.update(snapshot(spec.folder))
 
-    with pytest.raises(TrainingError, match=r"was ended as PRUNED"):
-        run(spec, worker(prune))
-    assert snapshot(spec.folder) == pruned
+    with pytest.raises(FencedError, match=rf"was ended as {status}"):
+        run(spec, worker(end))
+    assert snapshot(spec.folder) == ended
 
 
 def test_a_full_disk_keeps_the_checkpoint_before(

@@ -8,7 +8,7 @@ from distseg import checkpoint, records
 from distseg.config import RunConfig
 from distseg.data.manifest import ShardFolder
 from distseg.data.stream import EvalBatches
-from distseg.errors import ConfigError, InputError
+from distseg.errors import ConfigError, FencedError, InputError
 from distseg.records import Status, TrialRecord
 from distseg.tasks.exchange import Ranks
 from distseg.tasks.task import Task, task_of
@@ -59,6 +59,8 @@ def run(spec: RunSpec, worker: Worker) -> TrialRecord:
     except KeyboardInterrupt:
         if worker.rank == 0 and not turn.is_over:
             close_record(spec, Status.INTERRUPTED, "interrupted by the user")
+        raise
+    except FencedError:
         raise
     except Exception as error:
         refused = isinstance(error, InputError) and not begun and spec.study is None

@@ -13,7 +13,7 @@ from distseg import __version__, atomic, checkpoint, config, records
 from distseg.config import RunConfig
 from distseg.data.cache import ShardCache
 from distseg.data.manifest import BadSample, ShardFolder
-from distseg.errors import TrainingError
+from distseg.errors import FencedError
 from distseg.models.build import BuiltModel
 from distseg.records import Score, Status, TrialRecord
 from distseg.train.state import TrainState, identity
@@ -109,7 +109,7 @@ def write_start(spec: RunSpec, state: TrainState, record: TrialRecord, uploads: 
 
 
 def write_progress(spec: RunSpec, state: TrainState, record: TrialRecord) -> None:
-    """History and record; TrainingError where somebody has ended the record meanwhile."""
+    """History and record; FencedError where somebody has ended the record meanwhile."""
     _write_history(spec.folder, state.history, state.bad.values())
     if not record.save_unless_ended(spec.folder):
         fence(spec.folder)
@@ -157,10 +157,10 @@ def keep_last(folder: Path, epoch: int, number: int) -> None:
 
 
 def fence(folder: Path) -> None:
-    """Stops a run whose record somebody ended meanwhile: a scheduler's stop may not reach a nested worker at once."""
+    """FencedError in a run whose record its study has ended meanwhile: its word may not reach a worker at once."""
     status = TrialRecord.load(folder).status
     if status is not Status.RUNNING:
-        raise TrainingError(f"{folder}: the run was ended as {status} by its study; nothing more is written")
+        raise FencedError(f"{folder}: the run was ended as {status} by its study; nothing more is written")
 
 
 def close_record(spec: RunSpec, status: Status, reason: str) -> None:
