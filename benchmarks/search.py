@@ -293,7 +293,9 @@ def collect(folder: Path) -> None:
         scores = [round(row["score"], 5) for row in read_json_lines(path / "epochs.jsonl")]
         if record.status is not Status.COMPLETED or len(scores) != base.train.epochs:
             raise SystemExit(f"{path}: {record.status} after {len(scores)} epochs; want whole curves")
-        curves.append({"overrides": record.overrides, "scores": scores})
+        curve = {"overrides": record.overrides, "scores": scores}
+        if curve not in curves:  # a setting that was drawn twice ends as it did before
+            curves.append(curve)
     space = {name: dimension.model_dump(exclude_none=True) for name, dimension in search.space.items()}
     grid = [
         dict(zip(space, each, strict=True)) for each in itertools.product(*[one["values"] for one in space.values()])
