@@ -22,7 +22,7 @@ from distseg.search.events import Event
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("default")]
 
-EPOCHS, TRIALS = 9, 6
+EPOCHS, TRIALS = 27, 12
 SEARCH = f"""
 base: {CONFIGS / "smoke.yaml"}
 space:
@@ -115,23 +115,23 @@ def test_five_kills_change_nothing(shards: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="two workers take two CPUs")
-def test_a_nested_trial_that_loses_a_worker_goes_on(shards: Path, tmp_path: Path) -> None:
-    """One of two DDP workers is killed; the other one's connection breaks, which is not a failure of its own."""
+@pytest.mark.parametrize(("victim", "says"), [("ray::RayTrainWorker", "was lost: "), ("ray::ImplicitFunc", "died")])
+def test_a_nested_trial_that_loses_a_process_goes_on(victim: str, says: str, shards: Path, tmp_path: Path) -> None:
+    """One of two DDP workers is killed, whose peer's connection breaks; or the trial's own process, which led both."""
     words = ["tune", str(CONFIGS / "search/smoke.yaml"), "model.width=2", "train.epochs=900", "train.batch_global=4"]
     options = ["--data", str(shards), "--study", "s", "--trials", "1", "--workers-per-trial", "2"]
     process = start(tmp_path, [*DISTSEG, *words, *options])
     try:
         wait_until_it_trains(tmp_path, process)
-        workers = called("ray::RayTrainWorker", descendants(process.pid))
-        assert len(workers) == 2
-        os.kill(workers[-1], signal.SIGKILL)
+        assert len(called("ray::RayTrainWorker", descendants(process.pid))) == 2
+        os.kill(called(victim, descendants(process.pid))[-1], signal.SIGKILL)
         lost = wait_for(lambda: [e for e in events_of(tmp_path) if e.kind == "lost"], process, timeout_s=600)
         wait_until_it_trains(tmp_path, process)
         os.kill(process.pid, signal.SIGINT)
         assert process.wait(timeout=120) == 130
     finally:
         kill(process)
-    assert "was lost: " in lost[0].reason
+    assert says in lost[0].reason
     epochs = [event.epoch for event in events_of(tmp_path) if event.kind == "report"]
     assert epochs == list(range(1, len(epochs) + 1))
     assert TrialRecord.load(tmp_path / "studies/s/trials/0000").status is Status.INTERRUPTED
