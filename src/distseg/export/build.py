@@ -141,7 +141,10 @@ def _parity_of_file(predictor: Predictor, path: Path) -> tuple[Parity, ...]:
     try:
         return tuple(
             parity.check(
-                predictor.to(device), _all_outputs(load(path, device).module), device=device, precision=precision
+                parity.eager(predictor.to(device)),
+                _all_outputs(load(path, device).module),
+                device=device,
+                precision=precision,
             )
             for device in parity.devices()
             for precision in parity.RULES
@@ -150,7 +153,7 @@ def _parity_of_file(predictor: Predictor, path: Path) -> tuple[Parity, ...]:
         predictor.to("cpu")
 
 
-def _all_outputs(module: torch.jit.ScriptModule) -> parity.Exported:
+def _all_outputs(module: torch.jit.ScriptModule) -> parity.Model:
     return lambda images: parity.Output(module(images), module.probabilities(images), module.logits(images))
 
 
