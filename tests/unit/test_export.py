@@ -22,13 +22,13 @@ from distseg.data.manifest import ShardFolder
 from distseg.data.pack import pack
 from distseg.data.synthetic.carvana import write_carvana
 from distseg.errors import DataError, HomeError, InputError, ParityError
-from distseg.export import parity
-from distseg.export.build import _compiled, export, restore_predictor, score_file
-from distseg.export.portable import Portable, onnx_bytes, to_program
+from distseg.export import build, parity
+from distseg.export.build import _compiled, export, restore_predictor, score_file, score_labels
+from distseg.export.portable import Portable, onnx_file, to_program
 from distseg.export.torchscript import load, save
 from distseg.leaderboard.choose import trial_folder
 from distseg.predict.evaluate import evaluate
-from distseg.records import ExportManifest, Status, TrialRecord
+from distseg.records import ExportManifest, Score, Status, TrialRecord
 from distseg.tasks import dense
 from distseg.tasks.predictor import Predictor
 from distseg.train.loop import run
@@ -274,8 +274,21 @@ def test_other_classes_are_not_measured(exported: Path, shards: Path, tmp_path: 
 # Beside model.ts
 
 
-def test_onnx_and_a_program_say_the_same(trained_run: Path, shards: Path, tmp_path: Path) -> None:
+def with_session(session: onnxruntime.InferenceSession) -> Callable[[torch.Tensor], torch.Tensor]:
+    return lambda images: torch.from_numpy(session.run(["masks"], {"images": images.numpy()})[0])
+
+
+def test_onnx_and_a_program_do_the_same_and_say_what_was_found_of_them(
+    trained_run: Path, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     onnx, program = tmp_path / "model.onnx", tmp_path / "model.pt2"
+    scored: list[Score] = []  # of model.ts, of ONNX, of the program: told apart by the number of samples
+
+    def numbered(*given: Any) -> Score:
+        scored.append(score_labels(*given).model_copy(update={"samples": len(scored)}))
+        return scored[-1]
+
+    monkeypatch.setattr(build, "score_labels", numbered)
     manifest = export(trained_run, tmp_path / "model.ts", onnx=onnx, program=program)
     images = torch.randint(0, 256, (3, 3, 45, 70), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     wanted = load(tmp_path / "model.ts").module.probabilities(images)
@@ -284,11 +297,21 @@ def test_onnx_and_a_program_say_the_same(trained_run: Path, shards: Path, tmp_pa
     assert (masks.shape, masks.dtype) == ((3, 45, 70), np.uint8)
     torch.testing.assert_close(torch.from_numpy(probabilities), wanted, rtol=0, atol=1e-3)
     inside = ExportManifest.model_validate_json(session.get_modelmeta().custom_metadata_map["distseg.json"])
-    assert inside == manifest
+    assert (manifest.samples, inside.samples) == (0, 1)
+    assert inside.metrics == score_labels(with_session(session), ShardFolder.open(shards), None).metrics
+    [agreement] = inside.parity
+    assert (agreement.device, agreement.precision, agreement.probability_tolerance) == ("cpu", "fp32", 1e-2)
+    assert agreement.max_logit_difference is None
+    assert 0 < agreement.max_probability_difference < 1e-4
+    assert inside.of_file(scored[0], manifest.parity) == manifest
     extra = {"distseg.json": ""}
     loaded = torch.export.load(program, extra_files=extra).module()
     torch.testing.assert_close(loaded(images)[1], wanted, rtol=0, atol=1e-3)
-    assert ExportManifest.model_validate_json(extra["distseg.json"]) == manifest
+    inside = ExportManifest.model_validate_json(extra["distseg.json"])
+    assert inside.samples == 2
+    assert [(each.device, each.precision) for each in inside.parity] == [(each, "fp32") for each in parity.devices()]
+    assert (inside.parity[0].probability_tolerance, inside.parity[0].max_logit_difference) == (1e-3, None)
+    assert inside.of_file(scored[0], manifest.parity) == manifest
 
 
 class Steep(torch.nn.Module):
@@ -321,8 +344,8 @@ def test_portable_files_see_what_the_model_sees_to_a_grey_level(size: tuple[int,
     torch.testing.assert_close(shown[1], shown[0], rtol=0, atol=1.001 / 255)
 
 
-def test_onnx_runtime_follows_a_steep_network(exported: Path) -> None:
-    assert onnx_bytes(to_program(steep()), steep(), load(exported).manifest)
+def test_onnx_runtime_follows_a_steep_network() -> None:
+    assert onnx_file(to_program(steep()), steep()).agreement[0].max_probability_difference < 1e-3
 
 
 class DecidesByItsInput(torch.nn.Module):

@@ -1,13 +1,14 @@
 """The model for other runtimes: a ``torch.export`` program, and the ONNX file made of it.
 
 TorchScript is deprecated in torch. A program keeps what it is good for in PyTorch's own tools (AOTInductor,
-ExecuTorch); ONNX serves everything else. Both take any number of images of any size and hold the export manifest.
+ExecuTorch); ONNX serves everything else. Both take any number of images of any size and hold a manifest of their own.
 """
 
 import importlib.util
 import io
 import warnings
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -16,11 +17,21 @@ from torch.export.passes import move_to_device_pass
 
 from distseg.errors import InputError, ParityError
 from distseg.export import parity
-from distseg.records import ExportManifest
+from distseg.records import ExportManifest, Parity
 from distseg.tasks.predictor import Predictor
 
 _NEEDED_FOR_ONNX = ("onnx", "onnxruntime", "onnxscript")
 _MANIFEST_KEY = "distseg.json"
+
+
+class PortableFile(NamedTuple):
+    """A file that agrees with its model; only its manifest is still to be put in."""
+
+    run: parity.Model
+    """The file itself, on the CPU."""
+    agreement: tuple[Parity, ...]
+    content: Callable[[ExportManifest], bytes]
+    """What to write."""
 
 
 class Portable(nn.Module):
@@ -55,19 +66,32 @@ def to_program(predictor: Predictor) -> ExportedProgram:
         raise ParityError(f"torch.export cannot follow this network ({reason}); export model.ts alone") from error
 
 
-def program_bytes(program: ExportedProgram, predictor: Predictor, manifest: ExportManifest) -> bytes:
-    """The content of a ``.pt2`` file that agrees with the predictor on each device; ParityError when it does not."""
-    saved = io.BytesIO()
-    torch.export.save(program, saved, extra_files={_MANIFEST_KEY: manifest.model_dump_json(indent=1)})
-    content = saved.getvalue()
+def program_file(program: ExportedProgram, predictor: Predictor) -> PortableFile:
+    """A ``.pt2`` file that agrees with the predictor on each device of this machine; ParityError when it does not."""
+    data = _saved(program, {})
+
+    def run_on(device: str) -> parity.Model:
+        return _outputs(move_to_device_pass(torch.export.load(io.BytesIO(data)), device).module())
+
+    def check_on(device: str) -> Parity:
+        model = _outputs(Portable(predictor.to(device)).eval())
+        return parity.check(model, run_on(device), device=device, what="the torch.export program")
+
     try:
-        for device in parity.devices():
-            moved = move_to_device_pass(torch.export.load(io.BytesIO(content)), device).module()
-            model = _outputs(Portable(predictor.to(device)).eval())
-            parity.check(model, _outputs(moved), device=device, what="the torch.export program")
+        agreement = tuple(map(check_on, parity.devices()))
     finally:
         predictor.to("cpu")
-    return content
+
+    def content(manifest: ExportManifest) -> bytes:
+        return _saved(program, {_MANIFEST_KEY: manifest.model_dump_json(indent=1)})
+
+    return PortableFile(run_on("cpu"), agreement, content)
+
+
+def _saved(program: ExportedProgram, extra_files: dict[str, str]) -> bytes:
+    file = io.BytesIO()
+    torch.export.save(program, file, extra_files=extra_files)
+    return file.getvalue()
 
 
 def check_onnx_installed() -> None:
@@ -77,8 +101,9 @@ def check_onnx_installed() -> None:
         raise InputError(f"--onnx: needs {', '.join(missing)}; install them with pip install 'distseg[onnx]'")
 
 
-def onnx_bytes(program: ExportedProgram, predictor: Predictor, manifest: ExportManifest) -> bytes:
-    """The content of an ``.onnx`` file on which ONNX Runtime agrees with the predictor, else ParityError."""
+def onnx_file(program: ExportedProgram, predictor: Predictor) -> PortableFile:
+    """An ``.onnx`` file with which ONNX Runtime agrees with the predictor on the CPU; ParityError when it does not."""
+    import onnx
     import onnxruntime
 
     with warnings.catch_warnings():
@@ -87,16 +112,20 @@ def onnx_bytes(program: ExportedProgram, predictor: Predictor, manifest: ExportM
             program, dynamo=True, verbose=False, input_names=["images"], output_names=["masks", "probabilities"]
         )
     assert converted is not None
-    converted.model.metadata_props[_MANIFEST_KEY] = manifest.model_dump_json()
-    data: bytes = converted.model_proto.SerializeToString()
-    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+    proto = converted.model_proto
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
 
     def run(images: torch.Tensor) -> tuple[torch.Tensor, ...]:
         return tuple(map(torch.from_numpy, session.run(None, {"images": images.numpy()})))
 
+    def content(manifest: ExportManifest) -> bytes:
+        onnx.helper.set_model_props(proto, {_MANIFEST_KEY: manifest.model_dump_json()})
+        data: bytes = proto.SerializeToString()
+        return data
+
     model = _outputs(Portable(predictor).eval())
-    parity.check(model, _outputs(run), what="the ONNX model", rule=parity.ONNX_RULE)
-    return data
+    found = parity.check(model, _outputs(run), what="the ONNX model", rule=parity.ONNX_RULE)
+    return PortableFile(_outputs(run), (found,), content)
 
 
 def _outputs(run: Callable[[torch.Tensor], tuple[torch.Tensor, ...]]) -> parity.Model:
