@@ -268,6 +268,8 @@ class Parity(Value):
     cases: tuple[str, ...]
     max_logit_difference: float | None
     """None where the file gives no logits."""
+    logit_tolerance: float | None = None
+    """The widest that was allowed; None where the file gives no logits, or was made before there was one."""
     max_probability_difference: float
     probability_tolerance: float
     """The widest that was allowed."""

@@ -82,8 +82,9 @@ def test_other_architectures_follow_their_models(name: str, shards: Path, tmp_pa
     assert (on_cpu.device, on_cpu.precision, in_bf16.precision) == ("cpu", "fp32", "bf16")
     assert on_cpu.mask_agreement > 0.999
     assert on_cpu.max_probability_difference < 1e-3
-    assert on_cpu.max_logit_difference is not None
-    assert on_cpu.cases == ("1x3x1x1", "3x3x31x1003", "1x3x200x300", "2x3x512x512", "1x3x1280x1918")
+    assert 0 < on_cpu.max_logit_difference < 1e-3  # type: ignore[operator]
+    assert 4e-3 < on_cpu.logit_tolerance < 4e-2 < in_bf16.logit_tolerance  # type: ignore[operator]
+    assert on_cpu.cases == in_bf16.cases == ("1x3x1x1", "3x3x31x1003", "1x3x200x300", "2x3x512x512", "1x3x1280x1918")
     assert manifest.metrics == evaluate(tmp_path / "model.ts", ShardFolder.open(shards), "val")["metrics"]
 
 
@@ -377,7 +378,7 @@ def test_a_file_that_does_not_follow_the_model_is_not_written(
     strict = parity.RULES["bf16"]._replace(probability=-1.0)
     monkeypatch.setitem(parity.RULES, "bf16", strict)
     with pytest.raises(
-        ParityError, match=r"model.ts, cpu bf16, 1x3x31x1003: probabilities differ by .*nothing was written"
+        ParityError, match=r"model.ts, cpu bf16, 1x3x1x1: probabilities differ by .*nothing was written"
     ):
         export(trained_run, tmp_path / "model.ts", onnx=tmp_path / "model.onnx")
     assert list(tmp_path.iterdir()) == []
@@ -413,6 +414,48 @@ def test_parity_sees_labels_that_do_not_follow_the_probabilities(exported: Path)
         ParityError, match=r"differ by 0 \(want 0.001\), [1-9]\d* labels differ where the model is decided"
     ):
         parity.check(itself, inverted)
+
+
+def certain(logit: float, in_bf16: float | None = None) -> parity.Model:
+    """Says the same of every pixel, and something else under autocast."""
+
+    def run(images: torch.Tensor) -> parity.Output:
+        value = in_bf16 if in_bf16 is not None and torch.is_autocast_enabled("cpu") else logit
+        logits = torch.full((len(images), 1, *images.shape[2:]), value)
+        return parity.Output((logits[:, 0] > 0).to(torch.uint8), logits.sigmoid(), logits)
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("precision", "tolerance"),
+    [
+        ("fp32", 0.024),  # 4e-3 and a thousandth of 20
+        ("bf16", 3.24),  # 4e-2, a hundredth of 20, and three times the 1 that the model loses itself
+    ],
+)
+def test_parity_sees_logits_that_differ_where_the_model_is_certain(precision: str, tolerance: float) -> None:
+    model = certain(20, in_bf16=21)
+    found = parity.check(model, certain(20 + 0.99 * tolerance), precision=precision)
+    assert found.max_logit_difference == pytest.approx(0.99 * tolerance, abs=1e-5)
+    assert found.logit_tolerance == pytest.approx(tolerance, abs=1e-5)
+    assert found.max_probability_difference < 1e-8
+    with pytest.raises(
+        ParityError, match=rf"cpu {precision}, 1x3x1x1: logits differ by .* \(want {tolerance:.2g}, the largest is 20\)"
+    ):
+        parity.check(model, certain(20 + 1.01 * tolerance), precision=precision)
+    with pytest.raises(ParityError, match="differ by nan"):
+        parity.check(model, certain(float("nan")), precision=precision)
+
+
+def test_a_manifest_without_a_tolerance_of_logits_is_read(exported: Path) -> None:
+    manifest = load(exported).manifest
+    older = manifest.model_dump(mode="json")
+    for each in older["parity"]:
+        del each["logit_tolerance"]
+    read = ExportManifest.model_validate(older)
+    assert {each.logit_tolerance for each in read.parity} == {None}
+    assert [each.model_copy(update={"logit_tolerance": None}) for each in manifest.parity] == list(read.parity)
 
 
 def test_a_run_without_a_checkpoint(trained_run: Path, tmp_path: Path) -> None:
