@@ -448,6 +448,19 @@ def test_parity_sees_logits_that_differ_where_the_model_is_certain(precision: st
         parity.check(model, certain(float("nan")), precision=precision)
 
 
+def test_parity_is_checked_without_tf32() -> None:
+    allowed = []
+
+    def run(images: torch.Tensor) -> parity.Output:
+        allowed.append(torch.backends.cudnn.allow_tf32)
+        return certain(20)(images)
+
+    before = torch.backends.cudnn.allow_tf32
+    parity.check(run, run)
+    assert set(allowed) == {False}
+    assert torch.backends.cudnn.allow_tf32 is before is True  # torch's default
+
+
 def test_a_manifest_without_a_tolerance_of_logits_is_read(exported: Path) -> None:
     manifest = load(exported).manifest
     older = manifest.model_dump(mode="json")
