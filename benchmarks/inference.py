@@ -230,12 +230,12 @@ def runtimes(name: str, images: Sequence[Path], work: Path, rounds: int) -> None
 def onnx_run(predictor: Predictor, pixels: torch.Tensor) -> Callable[[], Any]:
     import onnxruntime
 
-    from distseg.export.portable import onnx_bytes, to_program
+    from distseg.export.portable import onnx_file, to_program
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(
-        onnx_bytes(to_program(predictor), predictor, ExportManifest.bare(("background", "car"))),
+        onnx_file(to_program(predictor), predictor).content(ExportManifest.bare(("background", "car"))),
         options,
         providers=["CPUExecutionProvider"],
     )

@@ -268,6 +268,8 @@ class Parity(Value):
     cases: tuple[str, ...]
     max_logit_difference: float | None
     """None where the file gives no logits."""
+    logit_tolerance: float | None = None
+    """The widest that was allowed; None where the file gives no logits, or was made before there was one."""
     max_probability_difference: float
     probability_tolerance: float
     """The widest that was allowed."""
@@ -276,7 +278,7 @@ class Parity(Value):
 
 
 class ExportManifest(Value):
-    """What an exported file says of itself: the extra file ``distseg.json`` inside ``model.ts``."""
+    """What an exported file says of itself: the extra file ``distseg.json`` in it, of ONNX an entry of its metadata."""
 
     format_version: int = 2
     task: str
@@ -291,7 +293,7 @@ class ExportManifest(Value):
     """Inputs are padded inside to a multiple of this many pixels."""
     metric: str
     metrics: dict[str, Any]
-    """Computed from this file, not copied from training."""
+    """Computed from this very file: not copied from training, nor from another format's file."""
     samples: int
     trial: str
     study: str | None
@@ -304,6 +306,10 @@ class ExportManifest(Value):
     """One for each device and precision."""
     versions: dict[str, str]
     created_at: str
+
+    def of_file(self, score: Score, parity: tuple[Parity, ...]) -> "ExportManifest":
+        """The manifest of the file of which this was found."""
+        return self.model_copy(update={"metrics": score.metrics, "samples": score.samples, "parity": parity})
 
     @classmethod
     def bare(cls, classes: tuple[str, ...]) -> "ExportManifest":

@@ -148,10 +148,10 @@ def test_torchvisions_deeplab_trains_all_its_parameters() -> None:
 @pytest.mark.filterwarnings("ignore:.*torch.jit")  # deprecated, and works
 def test_torchvisions_deeplab_is_exported(torchvision_predictor: Predictor) -> None:
     module = to_torchscript(torchvision_predictor)
-    rule = parity.Rule(1e-3, 0.0, ((1, 64, 64), (2, 33, 50)))
+    rule = parity.RULES["fp32"]._replace(cases=((1, 64, 64), (2, 33, 50)))
     agreement = parity.check(
-        torchvision_predictor,
-        lambda images: parity.Output(module(images), module.probabilities(images), None),
+        parity.eager(torchvision_predictor),
+        lambda images: parity.Output(module(images), module.probabilities(images), module.logits(images)),
         rule=rule,
     )
     assert agreement.mask_agreement > 0.999

@@ -51,4 +51,4 @@ def export(
     )
     for path in (onnx, program):
         if path is not None:
-            typer.echo(f"{path}: the same model, checked against it")
+            typer.echo(f"{path}: the same model, checked against it and measured on its own")

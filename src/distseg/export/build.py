@@ -1,6 +1,7 @@
 """From a run's best checkpoint to an exported file whose metrics were measured on the file itself."""
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from distseg.data.manifest import Manifest, ShardFolder
 from distseg.data.stream import EvalBatches, batch_loader, open_split
 from distseg.errors import DataError, HomeError, InputError, ParityError
 from distseg.export import parity
-from distseg.export.portable import onnx_bytes, program_bytes, to_program
+from distseg.export.portable import onnx_file, program_file, to_program
 from distseg.export.torchscript import load, save, to_torchscript
 from distseg.models.build import build_instance_model, build_model
 from distseg.records import ExportManifest, Parity, Score, TrialRecord
@@ -37,7 +38,7 @@ def export(
 
     The metrics in the manifest are computed from the exported file on the validation samples of the run's own data;
     ``cache`` takes copies of its shards if they stand behind a URL. ``onnx`` and ``program`` (of torch.export) are
-    written beside it, each checked in the same way.
+    written beside it, each with a manifest of what was found of it. Returns the manifest of ``out``.
     """
     record = TrialRecord.load(folder)
     if record.checkpoint is None:
@@ -84,19 +85,18 @@ def export(
             module, agreement = _compiled(predictor, manifest, draft)
         else:
             module, agreement = _compiled_detector(predictor, manifest, draft, shards)
-        score = score_file(draft, shards, cfg.data.fold)
-        measured = {"metrics": score.metrics, "samples": score.samples, "parity": agreement}
-        manifest = manifest.model_copy(update=measured)
-        beside: dict[Path, bytes] = {}  # written once all have passed their check
-        if isinstance(predictor, Predictor) and (onnx is not None or program is not None):
-            exported = to_program(predictor)
-            if onnx is not None:
-                beside[onnx] = onnx_bytes(exported, predictor, manifest)
-            if program is not None:
-                beside[program] = program_bytes(exported, predictor, manifest)
+        manifest = manifest.of_file(score_file(draft, shards, cfg.data.fold), agreement)
+    beside: dict[Path, bytes] = {}  # written once all have passed their check
+    if isinstance(predictor, Predictor) and (onnx is not None or program is not None):
+        exported = to_program(predictor)
+        for path, made_of in ((onnx, onnx_file), (program, program_file)):
+            if path is not None:
+                file = made_of(exported, predictor)
+                score = score_labels(_labels_of(file.run), shards, cfg.data.fold)
+                beside[path] = file.content(manifest.of_file(score, file.agreement))
     for path, data in beside.items():
-        with atomic.replacing(path) as file:
-            file.write(data)
+        with atomic.replacing(path) as opened:
+            opened.write(data)
     save(module, manifest, out)
     return manifest
 
@@ -141,7 +141,10 @@ def _parity_of_file(predictor: Predictor, path: Path) -> tuple[Parity, ...]:
     try:
         return tuple(
             parity.check(
-                predictor.to(device), _all_outputs(load(path, device).module), device=device, precision=precision
+                parity.eager(predictor.to(device)),
+                _all_outputs(load(path, device).module),
+                device=device,
+                precision=precision,
             )
             for device in parity.devices()
             for precision in parity.RULES
@@ -150,8 +153,12 @@ def _parity_of_file(predictor: Predictor, path: Path) -> tuple[Parity, ...]:
         predictor.to("cpu")
 
 
-def _all_outputs(module: torch.jit.ScriptModule) -> parity.Exported:
+def _all_outputs(module: torch.jit.ScriptModule) -> parity.Model:
     return lambda images: parity.Output(module(images), module.probabilities(images), module.logits(images))
+
+
+def _labels_of(run: parity.Model) -> Callable[[torch.Tensor], torch.Tensor]:
+    return lambda images: run(images).masks
 
 
 def restore_predictor(cfg: RunConfig, tree: dict[str, Any], data: Manifest) -> "Predictor | InstancePredictor":
@@ -176,17 +183,24 @@ def restore_predictor(cfg: RunConfig, tree: dict[str, Any], data: Manifest) -> "
 
 
 def score_file(path: Path, shards: ShardFolder, fold: int | None, batch: int = 16) -> Score:
-    """Metrics of an exported file on the validation samples; DataError when one of them cannot be used."""
+    """Metrics of a TorchScript file on the validation samples; DataError when one of them cannot be used."""
     module = load(path).module
     if shards.manifest.task == "instance":
         from distseg.export.instances import score_instance_file
 
         return score_instance_file(module, shards, fold)
+    return score_labels(module, shards, fold, batch)
+
+
+def score_labels(
+    predict: Callable[[torch.Tensor], torch.Tensor], shards: ShardFolder, fold: int | None, batch: int = 16
+) -> Score:
+    """As `score_file`, of anything that maps uint8 (B, 3, H, W) to labels uint8 (B, H, W) on the CPU."""
     reader = open_split(shards, training=False, fold=fold)
     batches = EvalBatches(reader, batch=batch, rank=0, world_size=1)
     loader = batch_loader(batches, range(len(batches)), workers=0, prefetch=1, pin=False)
     with torch.inference_mode():
-        score, bad = measure(module, loader, shards.manifest, torch.device("cpu"), lambda sums: sums)
+        score, bad = measure(predict, loader, shards.manifest, torch.device("cpu"), lambda sums: sums)
     if bad:
         raise DataError(f"{shards.root}: {len(bad)} samples cannot be used, first {bad[0].key}: {bad[0].reason}")
     return score

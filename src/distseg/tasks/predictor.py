@@ -35,7 +35,7 @@ class Predictor(nn.Module):
         self.register_buffer("std", 255 * torch.tensor(std).view(1, 3, 1, 1), persistent=False)
 
     def network_logits(self, images: torch.Tensor) -> torch.Tensor:
-        """uint8 (B, 3, h, w) -> float32 logits (B, C, h, w), at the size of the images."""
+        """Images (B, 3, h, w), 0..255 -> float32 logits (B, C, h, w), at the size of the images."""
         height, width = images.shape[-2], images.shape[-1]
         x = (images.float() - self.mean) / self.std
         x = F.pad(x, [0, -width % self.divisor, 0, -height % self.divisor])
@@ -49,24 +49,26 @@ class Predictor(nn.Module):
         (1.5 ms for 1918x1280, laid out channels-last, against 11 to 30 in floats); a GPU, whose kernel knows only
         floats, differs from it by one grey level at most.
         """
-        size = [self.height, self.width]
         if images.is_cuda:
-            shrunk = F.interpolate(images.float(), size=size, mode="bilinear", align_corners=False, antialias=True)
-            return shrunk.round().clamp(0, 255).to(torch.uint8)
+            return self.resized_in_floats(images).round().clamp(0, 255).to(torch.uint8)
+        size = [self.height, self.width]
         return F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=True)
+
+    def resized_in_floats(self, images: torch.Tensor) -> torch.Tensor:
+        """uint8 (B, 3, H, W) -> float32 (B, 3, h, w), 0..255, at the input size: ``resized`` before it rounds."""
+        size = [self.height, self.width]
+        return F.interpolate(images.float(), size=size, mode="bilinear", align_corners=False, antialias=True)
 
     def logits(self, images: torch.Tensor) -> torch.Tensor:
         """uint8 (B, 3, H, W) -> float32 logits (B, C, H, W): seen at the input size, resized back bilinearly."""
         height, width = images.shape[-2], images.shape[-1]
         if self.height == 0 or (height == self.height and width == self.width):
             return self.network_logits(images)
-        return self.resized_logits(images)
+        return self.enlarged_logits(self.resized(images), height, width)
 
-    def resized_logits(self, images: torch.Tensor) -> torch.Tensor:
-        """``logits`` where there is an input size; it asks nothing of the images, so ``torch.export`` can follow it."""
-        height, width = images.shape[-2], images.shape[-1]
-        small = self.network_logits(self.resized(images))
-        return F.interpolate(small, size=[height, width], mode="bilinear", align_corners=False)
+    def enlarged_logits(self, resized: torch.Tensor, height: int, width: int) -> torch.Tensor:
+        """Images (B, 3, h, w), 0..255, at the input size -> float32 logits (B, C, height, width), bilinearly."""
+        return F.interpolate(self.network_logits(resized), size=[height, width], mode="bilinear", align_corners=False)
 
     def labels_of(self, logits: torch.Tensor) -> torch.Tensor:
         """Logits (B, C, H, W) -> labels uint8 (B, H, W): 0/1 for one channel, else the class index."""
