@@ -6,6 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
+from distseg.cli.inference import Device, Foreign, Tta, Workers
+
 _PARTS_PER_WORKER = 4
 
 
@@ -13,19 +15,13 @@ def evaluate(
     models: Annotated[list[Path], typer.Argument(metavar="MODEL.ts...", help="Made by 'distseg export'; the mean.")],
     data: Annotated[str, typer.Option(metavar="SHARDS", help="Folder made by 'distseg data pack', or its URL.")],
     split: Annotated[str, typer.Option(metavar="SPLIT", help="train, val or test.")] = "val",
-    tta: Annotated[bool, typer.Option("--tta", help="Mean of the image and its mirror image; twice the time.")] = False,
+    tta: Tta = False,
     panel: Annotated[
         Path | None, typer.Option(metavar="PNG", help="Draw the best, the median and the worst sample.")
     ] = None,
-    workers: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Spread over N workers of a Ray cluster.")
-    ] = None,
-    device: Annotated[
-        str | None, typer.Option(metavar="NAME", help="cpu, cuda, cuda:1; default: a GPU if any.")
-    ] = None,
-    foreign: Annotated[
-        bool, typer.Option("--foreign", help="Also TorchScript files not made by 'distseg export'; they are code.")
-    ] = False,
+    workers: Workers = None,
+    device: Device = None,
+    foreign: Foreign = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
     home: Annotated[str | None, typer.Option(metavar="DIR", help="Default: DISTSEG_HOME, else ~/.distseg.")] = None,
 ) -> None:

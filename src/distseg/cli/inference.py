@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
@@ -12,6 +12,14 @@ if TYPE_CHECKING:
     from distseg.predict.segmenter import Recipe, Segmenter
 
 Result = TypeVar("Result")
+
+Tta = Annotated[bool, typer.Option("--tta", help="Mean of the image and its mirror image; twice the time.")]
+Tile = Annotated[int | None, typer.Option(metavar="N", help="Predict larger images in blended tiles of N pixels.")]
+Workers = Annotated[int | None, typer.Option(metavar="N", min=1, help="Spread over N workers of a Ray cluster.")]
+Device = Annotated[str | None, typer.Option(metavar="NAME", help="cpu, cuda, cuda:1; default: a GPU if any.")]
+Foreign = Annotated[
+    bool, typer.Option("--foreign", help="Also TorchScript files not made by 'distseg export'; they are code.")
+]
 
 _FEW = 24  # images that are decoded sooner here than processes start
 _DECODERS_MAX = 16

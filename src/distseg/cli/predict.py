@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from distseg.cli.inference import Device, Foreign, Tile, Tta, Workers
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -24,22 +26,14 @@ def predict(
     probabilities: Annotated[
         bool, typer.Option("--probabilities", help="Also NAME.probabilities.npy, float16 (C, H, W).")
     ] = False,
-    tta: Annotated[bool, typer.Option("--tta", help="Mean of the image and its mirror image; twice the time.")] = False,
-    tile: Annotated[
-        int | None, typer.Option(metavar="N", help="Predict larger images in blended tiles of N pixels.")
-    ] = None,
+    tta: Tta = False,
+    tile: Tile = None,
     ensemble: Annotated[
         list[Path] | None, typer.Option(metavar="OTHER.ts", help="Mean with this file, too; may be repeated.")
     ] = None,
-    workers: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Spread over N workers of a Ray cluster.")
-    ] = None,
-    device: Annotated[
-        str | None, typer.Option(metavar="NAME", help="cpu, cuda, cuda:1; default: a GPU if any.")
-    ] = None,
-    foreign: Annotated[
-        bool, typer.Option("--foreign", help="Also TorchScript files not made by 'distseg export'; they are code.")
-    ] = False,
+    workers: Workers = None,
+    device: Device = None,
+    foreign: Foreign = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
     """Write the mask of each image: black and white for one object, a palette of labels for several classes.

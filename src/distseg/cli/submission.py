@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from distseg.cli.inference import Device, Foreign, Tile, Tta, Workers
+
 if TYPE_CHECKING:
     from distseg.predict.row_format import RowFormat
 
@@ -38,22 +40,14 @@ def submission(
     first: First = None,
     row_id: RowId = None,
     labels: Labels = None,
-    tta: Annotated[bool, typer.Option("--tta", help="Mean of the image and its mirror image; twice the time.")] = False,
-    tile: Annotated[
-        int | None, typer.Option(metavar="N", help="Predict larger images in blended tiles of N pixels.")
-    ] = None,
+    tta: Tta = False,
+    tile: Tile = None,
     unreadable: Annotated[
         str, typer.Option(metavar="fail|empty", help="Images that cannot be read: no file, or an empty mask.")
     ] = "fail",
-    workers: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Spread over N workers of a Ray cluster.")
-    ] = None,
-    device: Annotated[
-        str | None, typer.Option(metavar="NAME", help="cpu, cuda, cuda:1; default: a GPU if any.")
-    ] = None,
-    foreign: Annotated[
-        bool, typer.Option("--foreign", help="Also TorchScript files not made by 'distseg export'; they are code.")
-    ] = False,
+    workers: Workers = None,
+    device: Device = None,
+    foreign: Foreign = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
     """Write a Kaggle submission: one row of run lengths for each image, or for each of its classes.
