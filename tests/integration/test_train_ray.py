@@ -149,8 +149,8 @@ def test_a_run_starts_without_the_helpers_that_it_has_no_use_for() -> None:
 
     two = ScalingConfig(num_workers=2)
     stock = helpers(TorchTrainer(print, scaling_config=two))
-    assert stock - helpers(LeanTrainer(print, alone=False, scaling_config=two)) == {"DatasetsCallback"}
-    alone = helpers(LeanTrainer(print, alone=True, scaling_config=two))
+    assert stock - helpers(LeanTrainer(print, cleaned=False, scaling_config=two)) == {"DatasetsCallback"}
+    alone = helpers(LeanTrainer(print, cleaned=True, scaling_config=two))
     assert stock - alone == {"DatasetsCallback", "PlacementGroupCleanerCallback"}
 
 

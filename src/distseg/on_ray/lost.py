@@ -40,9 +40,11 @@ def reason_of_loss(error: ray.train.TrainingFailedError) -> str:
 
 
 def interrupt(spec: RunSpec, reason: str) -> None:
-    """Marks a run as one that can go on, even where rank 0 took what followed for its own failure."""
+    """Marks a run as one that can go on, even where rank 0 took what followed for its own failure; not a pruned one."""
     if (spec.folder / RECORD_FILE).exists():
         record = TrialRecord.load(spec.folder)
+        if record.status is Status.PRUNED:
+            return
         record.model_copy(update={"status": Status.INTERRUPTED, "reason": reason}).save(spec.folder)
 
 

@@ -58,7 +58,9 @@ def fit(
     name = unique_name(spec.folder.name)  # under a name used before, Ray would resume its own snapshot in silence
     resources = {"CPU": cpus_per_worker} | ({"GPU": gpus_per_worker} if gpus_per_worker else {})
     elastic = workers_min is not None and workers_min < workers
-    kind: Any = NestedTrainer if spec.study is not None else partial(LeanTrainer, alone=own_ray)
+    kind: Any = partial(LeanTrainer, cleaned=own_ray)  # a Ray of its own ends with the run
+    if spec.study is not None:
+        kind = partial(NestedTrainer, folder=spec.folder)
     if elastic:
         kind = partial(ElasticTrainer, checkpoint=spec.folder / records.LAST_CHECKPOINT)
     trainer = kind(

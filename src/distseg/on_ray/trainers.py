@@ -5,15 +5,20 @@ Both override private parts of Ray Train (2.60); where a version of Ray lacks su
 
 import asyncio
 import os
+import secrets
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2._internal.execution.failure_handling import FailureDecision, FailurePolicy
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
+from ray.train.v2._internal.execution.worker_group import worker_group
 from ray.train.v2.api.config import FailureConfig
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 from ray.train.v2.torch.torch_trainer import TorchTrainer
+from ray.util.placement_group import placement_group, placement_group_table, remove_placement_group
 
 from distseg.errors import DistsegError
 
@@ -26,14 +31,13 @@ class LeanTrainer(TorchTrainer):
 
     Ray Train starts a process each for Ray Data's shards, for asking an autoscaler, and for placement groups that
     outlive a killed controller. A run of ours reads no Ray Data, and starts only where the nodes that are there hold
-    it; what a Ray of its own leaves behind ends with that Ray. Each of those processes takes four seconds of CPU time,
-    most of it before the first step.
+    it. Each of those processes takes four seconds of CPU time, most of it before the first step.
     """
 
-    def __init__(self, *given: Any, alone: bool, **named: Any) -> None:
-        """``alone``: the Ray serves this run, and ends with it."""
+    def __init__(self, *given: Any, cleaned: bool, **named: Any) -> None:
+        """``cleaned``: somebody else removes the placement group of a run that is killed."""
         super().__init__(*given, **named)
-        self._not_needed = {"DatasetsCallback"} | ({"PlacementGroupCleanerCallback"} if alone else set())
+        self._not_needed = {"DatasetsCallback"} | ({"PlacementGroupCleanerCallback"} if cleaned else set())
 
     def _create_default_callbacks(self) -> list[Any]:
         callbacks: list[Any] = super()._create_default_callbacks()
@@ -51,16 +55,32 @@ class NestedTrainer(LeanTrainer):
     """For a trial of Ray Tune: the trial's own actor is the controller.
 
     Ray Train gives the controller a process of its own, which the workers wait for: six seconds that the trial, which
-    has loaded the same libraries just before, only waits. When the trial's process dies, so do the workers, as ever.
+    has loaded the same libraries just before, only waits. When the trial's process dies, so do the workers, as ever;
+    their placement group is for the study to remove, with ``release``. Ray's own cleaner is another process, and gives
+    up at once where it finds several Rays on its machine, or traces of a dead one.
     """
 
-    def __init__(self, *given: Any, **named: Any) -> None:
-        super().__init__(*given, alone=False, **named)
+    def __init__(self, *given: Any, folder: Path, **named: Any) -> None:
+        """``folder``: the trial's, as in ``release``."""
+        super().__init__(*given, cleaned=True, **named)
+        self._folder = folder
 
     def _run_controller(self, **settings: Any) -> Any:
+        named = partial(placement_group, name=f"{self._folder} {secrets.token_hex(4)}")
+        vars(worker_group)["placement_group"] = named  # Ray Train names none
         controller = TrainController(**settings)
         asyncio.run(controller.run())  # type: ignore[no-untyped-call]
         return controller.get_result()
+
+
+def release(folder: Path) -> None:
+    """Removes the placement groups that a trial's NestedTrainer left behind, with whatever still runs in them.
+
+    Ray does so when the whole study has ended, not when the process that made them has.
+    """
+    for group in placement_group_table().values():
+        if group["name"].startswith(f"{folder} ") and group["state"] != "REMOVED":
+            remove_placement_group(ray.util.get_placement_group(group["name"]))
 
 
 class ElasticTrainer(TorchTrainer):

@@ -8,6 +8,7 @@ import logging
 import os
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -25,7 +26,9 @@ from distseg.on_ray.schedulers import SCORE, scheduler_of
 from distseg.on_ray.searcher import BudgetStopper, OnEvent, RecordedSearcher
 from distseg.on_ray.session import cluster_total, concurrent_trials
 from distseg.on_ray.train import fit
+from distseg.on_ray.trainers import release
 from distseg.on_ray.turns import Turns
+from distseg.records import TRIALS_FOLDER
 from distseg.search.study import Study
 from distseg.train.run_folder import RunSpec
 from distseg.train.worker import default_device
@@ -84,6 +87,10 @@ def _tuner(
     nested = resources.workers_per_trial > 1
     held = _DRIVER_HOLDS if nested else {"CPU": resources.cpus_per_worker, "GPU": resources.gpus_per_worker}
     trainable = tune.with_parameters(train_trial, study=_trial_setting(study, cache))
+    # what Ray's own tools read
+    callbacks: list[Any] = [JsonLoggerCallback(), CSVLoggerCallback()]  # type: ignore[no-untyped-call]
+    if nested:
+        callbacks.append(_Releases(study.folder / TRIALS_FOLDER))
     return tune.Tuner(
         tune.with_resources(trainable, held),
         tune_config=tune.TuneConfig(
@@ -98,10 +105,21 @@ def _tuner(
             storage_path=str(study.folder),
             verbose=0,
             stop=BudgetStopper(searcher),
-            # what Ray's own tools read
-            callbacks=[JsonLoggerCallback(), CSVLoggerCallback()],  # type: ignore[no-untyped-call]
+            callbacks=callbacks,
         ),
     )
+
+
+class _Releases(tune.Callback):
+    """Gives the room of a nested trial's workers to the next trial, however its own process ended."""
+
+    def __init__(self, trials: Path) -> None:
+        self._trials = trials  # the folder of all
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        release(self._trials / trial.config["trial_id"])
+
+    on_trial_error = on_trial_complete
 
 
 def _quieten() -> None:
