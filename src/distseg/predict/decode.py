@@ -5,6 +5,7 @@ A decoder that crashes on a file takes no run with it. Decoders load no torch: t
 
 import io
 import multiprocessing
+import os
 import signal
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -26,6 +27,10 @@ from distseg.errors import BadSampleError, DataError
 from distseg.predict.images import decode_image, read_bytes, read_image
 
 _AHEAD = 2  # images under way for each decoder: one being decoded, one waiting
+_NICENESS = 10
+"""On a CPU the model's threads wait for one another, spinning, while a decoder has the core of one of them; decoders
+are ahead of the model anyway. Submissions on two cores ran 1.14 times as fast with a small network, 1.01 with a large.
+"""
 _PROBED = 32  # headers looked at to choose the size of a slot
 _SLOT_BYTES_MIN, _SLOT_BYTES_MAX = 1 << 20, 100 << 20
 
@@ -156,6 +161,7 @@ class _Helper:
 def _answer(connection: Connection, slots: Any, slot_bytes: int) -> None:
     """The life of a decoder."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the starter's business
+    os.nice(_NICENESS)
     start_helper()
     memory = np.frombuffer(slots, np.uint8).reshape(-1, slot_bytes)
     while True:
