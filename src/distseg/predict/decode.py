@@ -29,7 +29,7 @@ from distseg.predict.images import decode_image, read_bytes, read_image
 _AHEAD = 2  # images under way for each decoder: one being decoded, one waiting
 _NICENESS = 10
 """On a CPU the model's threads wait for one another, spinning, while a decoder has the core of one of them; decoders
-are ahead of the model anyway. Submissions on two cores ran 1.14 times as fast with a small network, 1.01 with a large.
+are ahead of the model anyway. Submissions on two cores ran 1.1 times as fast with a small network, 1.01 with a large.
 """
 _PROBED = 32  # headers looked at to choose the size of a slot
 _SLOT_BYTES_MIN, _SLOT_BYTES_MAX = 1 << 20, 100 << 20

@@ -51,7 +51,9 @@ def decode_image(data: bytes, path: Path) -> Pixels:
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
     except cv2.error as error:  # it returns None on damage, and raises on what it will not read
-        raise DataError(f"{path}: is larger than the 2^30 pixels that OpenCV reads; cut it into parts") from error
+        raise DataError(
+            f"{path}: OpenCV refuses it ({error.err}), want at most 2^30 pixels and 2^20 a side; cut it into parts"
+        ) from error
     if image is None:
         raise DataError(damaged)
     return np.asarray(image, np.uint8)

@@ -16,7 +16,7 @@ class MlflowRuns:
     """Writes a study's events to an MLflow server or store: a run for each trial, found again after a resume.
 
     The study's own record stays the truth: where MLflow does not answer later on, that is said and the study goes on
-    without it. Each call tries again for about a minute, in which no trial is started or stopped: one such is enough.
+    without it. Each call is tried again several times, while no trial is started or stopped: one such is enough.
     """
 
     def __init__(self, study: Study, uri: str) -> None:
